@@ -1,0 +1,26 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/export ## train on the demo set, validate, export to ONNX and run the file
+	$(BIN)/python train.py --project runs --name demo --exist-ok
+	$(BIN)/python val.py --weights runs/demo/weights/best.pt --data demo.yaml --imgsz 192 --project runs --name demo-val --exist-ok
+	$(BIN)/python export.py --weights runs/demo/weights/best.pt --format onnx --imgsz 192
+	$(BIN)/python val.py --weights runs/demo/weights/best.onnx --data demo.yaml --imgsz 192 --project runs --name demo-onnx --exist-ok
+
+test: .venv/dev lint ## run lint, types, tests and doctests
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+clean:
+	rm -rf .venv runs build *.egg-info

@@ -1,0 +1,29 @@
+"""RFLA label assignment, torch only: candidates -> score -> select -> resolve -> targets.
+
+One file per step. Every step has a registry, a plain ``dict`` from the name used in the settings to the function, so
+that a step is swapped by adding an entry and naming it.
+"""
+
+from .candidates import CANDIDATES, Candidates, window_candidates
+from .distance import DISTANCES, kl_score, wd_score
+from .resolve import CONFLICTS, resolve_conflicts
+from .rfla import rfla_assign
+from .select import SELECTORS, select_topk
+from .targets import TARGETS, hard_targets, tal_targets
+
+__all__ = [
+    "CANDIDATES",
+    "CONFLICTS",
+    "DISTANCES",
+    "SELECTORS",
+    "TARGETS",
+    "Candidates",
+    "hard_targets",
+    "kl_score",
+    "resolve_conflicts",
+    "rfla_assign",
+    "select_topk",
+    "tal_targets",
+    "wd_score",
+    "window_candidates",
+]

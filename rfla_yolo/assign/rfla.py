@@ -1,0 +1,125 @@
+"""RFLA: Gaussian Receptive Field based Label Assignment (Xu et al., ECCV 2022, arXiv 2208.08738)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .candidates import CANDIDATES, GridShapes, per_level
+from .distance import DISTANCES
+from .resolve import CONFLICTS, resolve_conflicts
+from .select import SELECTORS
+
+T = TypeVar("T")
+
+
+@torch.no_grad()
+def rfla_assign(
+    gt_bboxes: Tensor,
+    gt_mask: Tensor,
+    grid_shapes: GridShapes,
+    strides: Sequence[float],
+    rf_sizes: Sequence[float],
+    *,
+    topk: tuple[int, int] = (3, 1),
+    decay: float = 0.9,
+    distance: str = "kl",
+    conflict: str = "score",
+    candidates: str = "window",
+    select: str = "topk",
+) -> Tensor:
+    """Assign every anchor to an object or to the background, by hierarchical label assignment (Section 3.3).
+
+    Stage 1: every object takes the ``topk[0]`` anchors of highest score over all levels together. Stage 2: receptive
+    fields shrink to ``decay`` times their size and every object takes its ``topk[1]`` best, of which only those count
+    that stage 1 left negative. The assignment of an image depends neither on the other images of the batch nor on the
+    predictions. Nothing here waits for the device.
+
+    Args:
+        gt_bboxes: Objects, xyxy px of the network input, (B, G, 4); of any float type, computed in float32.
+        gt_mask: True for objects, False for padding, bool, (B, G).
+        grid_shapes: Rows and columns of each level, finest first.
+        strides: Stride of each level, px. The anchor point of column i is (i + 0.5) * stride.
+        rf_sizes: Side of the receptive field of each level, px.
+        topk: Anchors that an object takes in stage 1 and in stage 2; 0 in the second place switches stage 2 off.
+        decay: Factor on the receptive fields in stage 2, in (0, 1].
+        distance: Score of a receptive field and an object, a key of `DISTANCES`.
+        conflict: Which of several objects gets an anchor, a key of `CONFLICTS`. "last" is the reference implementation.
+        candidates: Where anchors are looked for, a key of `CANDIDATES`.
+        select: Which candidates an object takes, a key of `SELECTORS`.
+
+    Returns:
+        Index of the object of each anchor, -1 for background, long, (B, A).
+
+    Raises:
+        ValueError: If a shape or a setting is not as described.
+
+    Example:
+        >>> boxes = torch.tensor([[[10.0, 10.0, 14.0, 14.0]]])
+        >>> mask = torch.ones(1, 1, dtype=torch.bool)
+        >>> assigned = rfla_assign(boxes, mask, [(8, 8)], [4], [8])
+        >>> assigned.view(8, 8)[1:5, 1:5]
+        tensor([[-1, -1, -1, -1],
+                [-1,  0,  0, -1],
+                [-1,  0,  0, -1],
+                [-1, -1, -1, -1]])
+    """
+    check_topk(topk)
+    check_decay(decay)
+    score_fn, rule = lookup("distance", distance, DISTANCES), lookup("conflict", conflict, CONFLICTS)
+    find, take = lookup("candidates", candidates, CANDIDATES), lookup("select", select, SELECTORS)
+    if gt_bboxes.ndim != 3 or gt_bboxes.shape[-1] != 4:
+        raise ValueError(f"gt_bboxes must have shape (B, G, 4), not {tuple(gt_bboxes.shape)}")
+    if gt_mask.shape != gt_bboxes.shape[:2]:
+        raise ValueError(f"gt_mask must have shape {tuple(gt_bboxes.shape[:2])}, not {tuple(gt_mask.shape)}")
+    if not len(grid_shapes) == len(strides) == len(rf_sizes) > 0:
+        raise ValueError(
+            "grid_shapes, strides and rf_sizes must name the same levels, "
+            f"not {len(grid_shapes)}, {len(strides)} and {len(rf_sizes)}"
+        )
+
+    boxes = gt_bboxes.float()
+    centers = (boxes[..., :2] + boxes[..., 2:]) / 2
+    w, h = (boxes[..., 2:] - boxes[..., :2])[..., None, None, None].unbind(2)  # each (B, G, 1, 1, 1)
+    rf = per_level(rf_sizes, boxes)[:, None, None]
+    num_anchors = sum(rows * columns for rows, columns in grid_shapes)
+
+    found = find(centers, grid_shapes, strides, max(topk))
+    index = found.anchor.flatten(2)  # (B, G, N), N = levels * rows * columns of the window
+    valid = found.valid.flatten(2) & gt_mask.bool().unsqueeze(-1)
+
+    def stage(rf: Tensor, k: int) -> Tensor:
+        scores = score_fn(found.dx, found.dy, w, h, rf).expand_as(found.valid).flatten(2)
+        return resolve_conflicts(take(scores, valid, k), scores, index, boxes, num_anchors, rule)
+
+    assigned = stage(rf, topk[0])
+    if topk[1]:
+        assigned = torch.where(assigned >= 0, assigned, stage(rf * decay, topk[1]))
+    return assigned
+
+
+def lookup(setting: str, name: str, registry: Mapping[str, T]) -> T:
+    """Return the registered step of that name, or say which there are.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in registry:
+        raise ValueError(f"{setting} must be one of {', '.join(map(repr, registry))}, not {name!r}")
+    return registry[name]
+
+
+def check_topk(topk: object) -> None:
+    """Raise ValueError unless ``topk`` is a pair of whole numbers (k1 >= 1, k2 >= 0)."""
+    numbers = topk if isinstance(topk, (tuple, list)) else ()
+    if len(numbers) != 2 or any(type(k) is not int for k in numbers) or numbers[0] < 1 or numbers[1] < 0:
+        raise ValueError(f"topk must be two whole numbers (k1 >= 1, k2 >= 0; 0 switches stage 2 off), not {topk!r}")
+
+
+def check_decay(decay: object) -> None:
+    """Raise ValueError unless ``decay`` is a number in (0, 1]."""
+    if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 < decay <= 1:
+        raise ValueError(f"decay must be in (0, 1], not {decay!r}")

@@ -1,0 +1,28 @@
+"""Step 3, select: the anchors that an object takes in one stage of the hierarchical assignment, Section 3.3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+
+def select_topk(scores: Tensor, valid: Tensor, k: int) -> Tensor:
+    """Take the k anchors of highest score over all levels together, and every anchor that equals one of them.
+
+    Ties are common, because a box is often centred between grid points; with them more than k anchors are taken.
+
+    Args:
+        scores: Score of each candidate, (B, G, N).
+        valid: Candidates that exist and belong to a real object, bool, (B, G, N).
+        k: Anchors for an object; where there are fewer, all are taken.
+
+    Returns:
+        The selected candidates, bool, (B, G, N).
+    """
+    scores = scores.masked_fill(~valid, float("-inf"))
+    threshold = scores.topk(k, dim=-1).values[..., -1:]
+    return valid & (scores >= threshold)
+
+
+SELECTORS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"topk": select_topk}

@@ -1,0 +1,201 @@
+"""The commands ``rfla-yolo train|val|export`` and the scripts ``train.py``, ``val.py`` and ``export.py``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .config import SETTINGS, RFLAConfig, check_names, resource_dir
+
+DEFAULT_MODEL = "yolov8s-p2.yaml"
+DEMO = {"data": "demo.yaml", "model": "yolov8n-p2.yaml", "imgsz": 192, "epochs": 12, "batch": 8, "name": "demo"}
+DEMO |= {"optimizer": "AdamW", "lr0": 0.003, "warmup_epochs": 1.0, "nbs": 8, "close_mosaic": 3, "workers": 2}
+DEMO_AP50 = 0.25  # the demo training must reach it, or the command fails
+
+
+class Flag:
+    """One ``--flag`` of the commands: its default, its help and the heading it stands under."""
+
+    def __init__(self, name: str, default: Any, text: str, heading: str) -> None:
+        self.name, self.default, self.text, self.heading = name, default, text, heading
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors name the nearest valid flag."""
+
+    def parse(self, argv: Sequence[str]) -> dict[str, Any]:
+        """Return what was given on the command line, by argument name."""
+        for i, word in enumerate(argv):
+            if re.match(r"--[a-z]", word):
+                flag = word[2:].split("=")[0].replace("-", "_")
+                known = [action.dest for action in self._actions]
+                try:
+                    check_names("flag", [flag], [*known, "weights"])
+                except ValueError as error:
+                    fail(str(error).replace("_", "-"))
+            elif i == 0 and word not in {"-h", "--help"}:
+                fail(f"expected --name value, found {word!r}")
+        return vars(self.parse_args(argv))
+
+
+def train(argv: Sequence[str]) -> None:
+    """Train; without any argument, train on the generated demo set and fail if the model has learned nothing."""
+    args = make_parser("train", "Train a YOLO detector with RFLA assignment.").parse(argv)
+    demo = not set(args) - {"project", "name", "exist_ok", "device"}
+    if demo:
+        args = {**DEMO, **args}
+    resume = args.get("resume")
+    if not resume and not args.get("data"):
+        fail("--data is required: the path of a dataset YAML, or the name of one of " + ", ".join(_shipped("data")))
+    from .engine import RFLAYOLO
+
+    if resume:
+        args = _resumed(args)
+    model = RFLAYOLO(args.pop("model", DEFAULT_MODEL))
+    model.train(**args)
+    run: Any = model.trainer
+    print(
+        f"\nWrote to {run.save_dir}: weights/best.pt, weights/last.pt, results.csv, args.yaml, rfla.yaml, metrics.json"
+    )
+    if demo:
+        ap50 = run.validator.evaluation["AP50"] or 0.0
+        if ap50 < DEMO_AP50:
+            fail(f"the demo reached AP50 {ap50:.3f}, below the {DEMO_AP50} that shows that training works")
+        print(f"AP50 {ap50:.3f} on the demo set (at least {DEMO_AP50} expected). Next: --data your.yaml")
+
+
+def val(argv: Sequence[str]) -> None:
+    """Validate a checkpoint or an ONNX file."""
+    args = make_parser("val", "Validate a detector: Ultralytics' metrics and AP by object size.").parse(argv)
+    from .engine import RFLAYOLO
+
+    model = RFLAYOLO(args.pop("model", DEFAULT_MODEL))
+    model.val(**args)
+
+
+def export(argv: Sequence[str]) -> None:
+    """Export a checkpoint; an ONNX file is run and compared with it."""
+    args = make_parser("export", "Export a detector and check the ONNX file.").parse(argv)
+    from .engine import export_model
+
+    RFLAConfig.take_from(args)
+    print(f"Wrote {export_model(args.pop('model', DEFAULT_MODEL), **args)}")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "val": val, "export": export}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run ``rfla-yolo COMMAND ...``."""
+    if not argv or argv[0] in {"-h", "--help"}:
+        print("usage: rfla-yolo COMMAND [--name value ...]\n\ncommands:")
+        for name, command in COMMANDS.items():
+            print(f"  {name:8} {(command.__doc__ or '').strip()}")
+        return
+    check_names("command", [argv[0]], COMMANDS)
+    COMMANDS[argv[0]](argv[1:])
+
+
+def entry() -> None:
+    """Run the installed command."""
+    run(main)
+
+
+def run(command: Callable[[Sequence[str]], None]) -> None:
+    """Run a command on the program's arguments; what the user can mend ends in one line instead of a traceback."""
+    try:
+        command(sys.argv[1:])
+    except (ValueError, TypeError, FileNotFoundError, SyntaxError, NotImplementedError) as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Print an error and end with status 1."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def make_parser(command: str, description: str) -> Parser:
+    """Return the parser of a command: every argument of Ultralytics, from its own defaults, and our settings."""
+    parser = Parser(usage=f"rfla-yolo {command} [--name value ...]", description=description, allow_abbrev=False)
+    groups: dict[str, Any] = {}
+    for flag in [*rfla_flags(), *ultralytics_flags()]:
+        group = groups.get(flag.heading) or groups.setdefault(flag.heading, parser.add_argument_group(flag.heading))
+        names = dict.fromkeys(f"--{name}" for name in (flag.name.replace("_", "-"), flag.name))
+        if flag.name == "model":
+            names["--weights"] = None
+        group.add_argument(
+            *names,
+            dest=flag.name,
+            nargs="*",
+            action=_Store,
+            default=argparse.SUPPRESS,
+            metavar="",
+            help=f"{flag.text} [{flag.default}]".replace("%", "%%"),
+        )
+    return parser
+
+
+class _Store(argparse.Action):
+    """Read a value as Ultralytics does: no value is True, several are a list."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        from ultralytics.cfg import smart_value
+
+        if not values and option_string:
+            values = [True]
+        elif self.dest not in {"name", "project"}:
+            values = [smart_value(value) if isinstance(value, str) else value for value in values]
+        value = values[0] if len(values) == 1 else values
+        setattr(namespace, self.dest, list(value) if isinstance(value, tuple) else value)
+
+
+def rfla_flags() -> list[Flag]:
+    """Return our settings with their explanations, from ``cfg/rfla.yaml``."""
+    defaults = RFLAConfig().to_dict()
+    texts = dict(_comments(resource_dir("cfg") / "rfla.yaml"))
+    flags = [Flag(name, defaults[name], texts[name][1], "RFLA settings") for name in SETTINGS]
+    return [*flags, Flag("rfla_cfg", None, "YAML file with these settings; single flags win over it", "RFLA settings")]
+
+
+def ultralytics_flags() -> list[Flag]:
+    """Return every argument of Ultralytics with its explanation, from its ``default.yaml``."""
+    from ultralytics.utils import DEFAULT_CFG_DICT, DEFAULT_CFG_PATH
+
+    texts = dict(_comments(Path(DEFAULT_CFG_PATH)))
+    ours = {"max_det": 3000}
+    flags = []
+    for name, default in DEFAULT_CFG_DICT.items():
+        heading, text = texts.get(name, ("Other", ""))
+        flags.append(Flag(name, ours.get(name, default), text, f"Ultralytics: {heading}"))
+    return flags
+
+
+def _comments(path: Path) -> list[tuple[str, tuple[str, str]]]:
+    """Return the comment of each ``name: value # comment`` line of a YAML file, with the heading above it."""
+    heading, found = "General", []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"(\w+):[^#]*# ?(.*)", line):
+            found.append((match[1], (heading, match[2])))
+        elif match := re.match(r"# ([\w./ ]+?)(?: (?:settings|-+).*)?$", line, re.IGNORECASE):
+            heading = match[1].strip().rstrip("-").strip()
+    return found
+
+
+def _resumed(args: dict[str, Any]) -> dict[str, Any]:
+    """Turn ``--resume [last.pt]`` into the model to go on with; without a path, the latest run."""
+    from ultralytics.utils.files import get_latest_run
+
+    resume = args["resume"]
+    model = resume if isinstance(resume, str) else args.get("model") or get_latest_run()
+    if not model:
+        fail("resume: found no run to resume; give --resume path/to/last.pt")
+    return {**args, "model": model, "resume": True}
+
+
+def _shipped(kind: str) -> list[str]:
+    return sorted(path.name for path in resource_dir(kind).glob("*.yaml"))

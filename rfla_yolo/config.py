@@ -1,0 +1,154 @@
+"""The settings of this package: one frozen object, checked once. ``cfg/rfla.yaml`` explains every one of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, MutableMapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .assign import CANDIDATES, CONFLICTS, DISTANCES, SELECTORS, TARGETS
+from .assign.rfla import check_decay, check_topk, lookup
+
+ASSIGNERS = ("rfla", "tal")
+RF_SOURCES = ("trf", "stride")
+
+
+@dataclass(frozen=True)
+class RFLAConfig:
+    """Settings of the assignment and of the data checks; ``cfg/rfla.yaml`` says what each means and where it is from.
+
+    Raises:
+        ValueError: If a value is out of its range; the message names the setting, its value and what was expected.
+
+    Example:
+        >>> RFLAConfig(topk=(9, 1)).topk
+        (9, 1)
+        >>> RFLAConfig(decay=1.5)
+        Traceback (most recent call last):
+            ...
+        ValueError: decay must be in (0, 1], not 1.5
+    """
+
+    assigner: str = "rfla"
+    topk: tuple[int, int] = (3, 1)
+    decay: float = 0.9
+    distance: str = "kl"
+    conflict: str = "score"
+    candidates: str = "window"
+    select: str = "topk"
+    target: str = "hard"
+    rf: str | tuple[float, ...] = "trf"
+    rf_scale: float = 0.5
+    skip_bad_labels: bool = False
+
+    def __post_init__(self) -> None:
+        if self.assigner not in ASSIGNERS:
+            raise ValueError(f"assigner must be one of {', '.join(map(repr, ASSIGNERS))}, not {self.assigner!r}")
+        check_topk(self.topk)
+        check_decay(self.decay)
+        lookup("distance", self.distance, DISTANCES)
+        lookup("conflict", self.conflict, CONFLICTS)
+        lookup("candidates", self.candidates, CANDIDATES)
+        lookup("select", self.select, SELECTORS)
+        lookup("target", self.target, TARGETS)
+        if not _is_positive(self.rf_scale):
+            raise ValueError(f"rf_scale must be a number above 0, not {self.rf_scale!r}")
+        sizes: Any = [self.rf] if _is_positive(self.rf) else self.rf  # one level: the number alone
+        if isinstance(sizes, str):
+            if sizes not in RF_SOURCES:
+                raise ValueError(f"rf must be 'trf', 'stride' or one size in px for each level, not {sizes!r}")
+        elif not isinstance(sizes, (tuple, list)) or not sizes or not all(map(_is_positive, sizes)):
+            raise ValueError(f"rf must be 'trf', 'stride' or one size in px (above 0) for each level, not {self.rf!r}")
+        else:
+            object.__setattr__(self, "rf", tuple(map(float, sizes)))
+        if not isinstance(self.skip_bad_labels, bool):
+            raise ValueError(f"skip_bad_labels must be True or False, not {self.skip_bad_labels!r}")
+        object.__setattr__(self, "topk", tuple(self.topk))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain lists, numbers and strings: safe in a checkpoint and in YAML."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> RFLAConfig:
+        """Build the settings from a mapping.
+
+        Raises:
+            ValueError: If a name is unknown (the nearest one is named) or a value is out of its range.
+        """
+        check_names("setting", settings, SETTINGS)
+        return cls(**settings)
+
+    @classmethod
+    def take_from(cls, overrides: MutableMapping[str, Any]) -> tuple[RFLAConfig, list[str]]:
+        """Take this package's settings out of a mapping of arguments.
+
+        In order of precedence: single settings, the file named by ``rfla_cfg``, settings that came with another
+        trainer's arguments as one dict ``rfla``, the defaults.
+
+        Args:
+            overrides: Arguments by name; ours are removed.
+
+        Returns:
+            The settings, and the names of those that were given one by one or by file.
+
+        Raises:
+            FileNotFoundError: If the file does not exist.
+            ValueError: If a name is unknown or a value is out of its range.
+        """
+        given = dict(overrides.pop("rfla", None) or {})
+        file = overrides.pop("rfla_cfg", None)
+        explicit = {**(_read(file) if file else {}), **{k: overrides.pop(k) for k in SETTINGS if k in overrides}}
+        config = cls.from_dict(given)
+        check_names("setting", explicit, SETTINGS)
+        return replace(config, **explicit), list(explicit)
+
+    def save(self, path: Path, comment: str = "") -> None:
+        """Write the settings as YAML that ``rfla_cfg`` reads again."""
+        lines = "".join(f"# {line}\n" for line in comment.splitlines())
+        path.write_text(lines + yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+
+
+SETTINGS = tuple(f.name for f in fields(RFLAConfig))
+
+
+def check_names(what: str, names: Collection[str], known: Collection[str]) -> None:
+    """Raise ValueError at a name that is not known, with the nearest one that is."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+            raise ValueError(f"unknown {what} {name!r}{hint}")
+
+
+@cache
+def resource_dir(kind: str) -> Path:
+    """Return the folder of shipped YAMLs, ``"cfg"`` or ``"data"``: in the package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    return package / kind if (package / kind).is_dir() else package.parent / kind
+
+
+def _read(file: Any) -> dict[str, Any]:
+    """Read settings from a YAML file; one given by name alone is also looked for among the shipped ones."""
+    path = Path(file)
+    if not path.is_file() and path.parent == Path():
+        path = resource_dir("cfg") / path
+    if not path.is_file():
+        raise FileNotFoundError(f"rfla_cfg: no such file: {file}")
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"rfla_cfg: {file}: expected 'name: value' lines, found {type(content).__name__}")
+    try:
+        check_names("setting", content, SETTINGS)
+    except ValueError as error:
+        raise ValueError(f"rfla_cfg: {file}: {error}") from None
+    return content
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")

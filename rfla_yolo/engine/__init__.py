@@ -1,0 +1,20 @@
+"""Receptive fields, loss, trainer, validator and export: the only folder that knows Ultralytics' internals."""
+
+from .export import compare_onnx, export_model
+from .loss import RFLAAssigner, RFLADetectionLoss, rf_sizes
+from .model import RFLAYOLO
+from .receptive_field import receptive_fields
+from .trainer import RFLATrainer
+from .validator import RFLAValidator
+
+__all__ = [
+    "RFLAYOLO",
+    "RFLAAssigner",
+    "RFLADetectionLoss",
+    "RFLATrainer",
+    "RFLAValidator",
+    "compare_onnx",
+    "export_model",
+    "receptive_fields",
+    "rf_sizes",
+]

@@ -1,0 +1,145 @@
+"""The detection loss with RFLA as its assigner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics.utils.loss import v8DetectionLoss
+from ultralytics.utils.metrics import bbox_iou
+
+from ..assign import TARGETS, rfla_assign
+from ..config import RFLAConfig
+from .receptive_field import detection_model, receptive_fields
+
+
+def rf_sizes(model: nn.Module, config: RFLAConfig) -> list[float]:
+    """Return the receptive field of every detection level that the settings ask for.
+
+    Args:
+        model: An Ultralytics detection model.
+        config: The settings ``rf`` and ``rf_scale``.
+
+    Returns:
+        Side of the field, px of the network input, finest level first.
+
+    Raises:
+        ValueError: If ``rf`` gives another number of sizes than the model has levels.
+    """
+    strides = [float(s) for s in detection_model(model).stride]
+    if config.rf == "trf":
+        return [size * config.rf_scale for size in receptive_fields(model)]
+    if config.rf == "stride":
+        return [stride * config.rf_scale for stride in strides]
+    if len(config.rf) != len(strides):
+        levels = ", ".join(f"{s:g}" for s in strides)
+        raise ValueError(
+            f"rf must give one size in px for each of the model's {len(strides)} levels (strides {levels}), "
+            f"not {len(config.rf)}: {list(config.rf)}"
+        )
+    return [float(size) for size in config.rf]
+
+
+class RFLAAssigner(nn.Module):
+    """RFLA with the call and the five outputs of Ultralytics' ``TaskAlignedAssigner``.
+
+    Args:
+        num_classes: Number of classes.
+        strides: Stride of each level, px.
+        rf_sizes: Side of the receptive field of each level, px.
+        config: The settings.
+    """
+
+    def __init__(self, num_classes: int, strides: Sequence[float], rf_sizes: Sequence[float], config: RFLAConfig):
+        super().__init__()
+        self.num_classes = num_classes
+        self.strides = list(strides)
+        self.rf_sizes = list(rf_sizes)
+        self.config = config
+
+    @torch.no_grad()
+    def forward(
+        self,
+        pd_scores: Tensor,
+        pd_bboxes: Tensor,
+        anc_points: Tensor,
+        gt_labels: Tensor,
+        gt_bboxes: Tensor,
+        mask_gt: Tensor,
+        grid_shapes: Sequence[tuple[int, int]],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Assign the anchors of a batch.
+
+        Args:
+            pd_scores: Class scores after the sigmoid, (B, A, num_classes).
+            pd_bboxes: Predicted boxes, xyxy px, (B, A, 4).
+            anc_points: Anchor points, px, (A, 2); implied by the grid shapes.
+            gt_labels: Classes of the objects, (B, G, 1).
+            gt_bboxes: Objects, xyxy px, (B, G, 4).
+            mask_gt: Whether an object is real or padding, (B, G, 1).
+            grid_shapes: Rows and columns of each level, finest first.
+
+        Returns:
+            target_labels (B, A), target_bboxes (B, A, 4), target_scores (B, A, num_classes), fg_mask (B, A), and
+            target_gt_idx (B, A).
+        """
+        batch, num_anchors, num_gts = *pd_scores.shape[:2], gt_bboxes.shape[1]
+        if num_gts == 0:
+            background = gt_labels.new_zeros(batch, num_anchors, dtype=torch.long)
+            return background, torch.zeros_like(pd_bboxes), torch.zeros_like(pd_scores), background.bool(), background
+        config = self.config
+        assigned = rfla_assign(
+            gt_bboxes,
+            mask_gt.squeeze(-1).bool(),
+            grid_shapes,
+            self.strides,
+            self.rf_sizes,
+            topk=config.topk,
+            decay=config.decay,
+            distance=config.distance,
+            conflict=config.conflict,
+            candidates=config.candidates,
+            select=config.select,
+        )
+        target_gt_idx = assigned.clamp(min=0)
+        target_labels = gt_labels.squeeze(-1).long().clamp(min=0).gather(1, target_gt_idx)
+        target_bboxes = gt_bboxes.gather(1, target_gt_idx.unsqueeze(-1).expand(-1, -1, 4))
+
+        def predictions() -> tuple[Tensor, Tensor]:
+            score = pd_scores.gather(2, target_labels.unsqueeze(-1)).squeeze(-1).float()
+            return score, bbox_iou(target_bboxes, pd_bboxes, xywh=False, CIoU=True).squeeze(-1).clamp(0)
+
+        weight = TARGETS[config.target](assigned, num_gts, predictions)
+        target_scores = weight.new_zeros(batch, num_anchors, self.num_classes)
+        target_scores.scatter_(2, target_labels.unsqueeze(-1), weight.unsqueeze(-1))
+        return target_labels, target_bboxes, target_scores, assigned >= 0, target_gt_idx
+
+
+class RFLADetectionLoss(v8DetectionLoss):
+    """Ultralytics' detection loss with `RFLAAssigner` in place of its assigner; everything else is Ultralytics'.
+
+    Args:
+        model: An Ultralytics detection model without a one-to-one head.
+        config: The settings.
+        tal_topk: Not used; ``E2ELoss`` passes it to every detection loss.
+        tal_topk2: Not used, likewise.
+
+    Raises:
+        ValueError: If the settings do not fit the model.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: RFLAConfig | None = None, tal_topk: int = 10, tal_topk2: int | None = None
+    ) -> None:
+        super().__init__(model, tal_topk, tal_topk2)
+        config = config or RFLAConfig()
+        self.assigner = RFLAAssigner(self.nc, self.stride.tolist(), rf_sizes(model, config), config)
+
+    def get_assigned_targets_and_loss(
+        self, preds: dict[str, Tensor], batch: dict[str, Any], **assign_kwargs: Any
+    ) -> Any:
+        """Pass the grid shapes on to the assigner, which Ultralytics' call does not name."""
+        grid_shapes = [tuple(feature.shape[2:]) for feature in preds["feats"]]
+        return super().get_assigned_targets_and_loss(preds, batch, grid_shapes=grid_shapes, **assign_kwargs)

@@ -1,0 +1,118 @@
+"""The trainer: Ultralytics' ``DetectionTrainer`` with RFLA in its criterion and AP by size in its results."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import ultralytics
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.modules import Detect
+from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
+from ultralytics.utils.torch_utils import unwrap_model
+
+from ..config import RFLAConfig
+from .data import check_dataset, check_labels
+from .loss import RFLADetectionLoss
+from .validator import MAX_DET, SIZE_METRICS, RFLAValidator
+
+
+class RFLATrainer(DetectionTrainer):
+    """Train a YOLO detector with RFLA assignment; use as any Ultralytics trainer.
+
+    Takes every Ultralytics argument and the settings of `RFLAConfig` in ``overrides``. The settings are kept with the
+    run (``rfla.yaml``), in the checkpoint (as a plain dict) and restored on resume. ``args.yaml`` stays a file that
+    plain Ultralytics reads, and a finished checkpoint holds nothing but Ultralytics' own classes.
+
+    Args:
+        cfg: Default arguments.
+        overrides: Arguments by name.
+        _callbacks: Callbacks by event.
+
+    Raises:
+        ValueError: If a setting is wrong or does not fit the model; before training starts.
+        FileNotFoundError: If the data is not there.
+
+    Example:
+        >>> from ultralytics import YOLO
+        >>> YOLO("yolov8n-p2.yaml").train(trainer=RFLATrainer, data="aitod.yaml")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: dict | None = None
+    ) -> None:
+        overrides = dict(overrides or {})
+        self.rfla, self._given = RFLAConfig.take_from(overrides)
+        if overrides.get("task") not in {None, "detect"}:
+            raise ValueError(f"task must be 'detect', not {overrides['task']!r}: RFLA assigns boxes only")
+        overrides.setdefault("max_det", MAX_DET)
+        if not overrides.get("resume") and overrides.get("data"):
+            overrides["data"] = check_dataset(overrides["data"], "train", overrides.get("split", "val"))
+        super().__init__(cfg, overrides, _callbacks)
+        self.args.rfla = self.rfla.to_dict()  # after args.yaml is written; workers and checkpoints take it from here
+
+    def check_resume(self, overrides: dict[str, Any]) -> None:
+        """Restore the settings of the interrupted run along with its arguments."""
+        super().check_resume(overrides)
+        if not self.resume:
+            return
+        stored = getattr(self.args, "rfla", None)
+        if stored is None:
+            raise ValueError(
+                f"resume: {self.args.model} was not trained by rfla-yolo; resume it with plain Ultralytics"
+            )
+        if self._given:
+            LOGGER.warning(f"Resume ignores {self._given}, using checkpoint values. Start a new run to change them.")
+        del self.args.rfla  # args.yaml is written next
+        self.rfla = RFLAConfig.from_dict(stored)
+
+    def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
+        """Build the dataset and check that all of its labels can be used."""
+        return check_labels(super().build_dataset(img_path, mode, batch), self.rfla.skip_bad_labels)
+
+    def get_validator(self) -> RFLAValidator:
+        """Return the validator, whose arguments are Ultralytics' alone."""
+        args = copy(self.args)
+        del args.rfla
+        validator = RFLAValidator(self.test_loader, save_dir=self.save_dir, args=args, _callbacks=self.callbacks)
+        validator.rfla = self.rfla
+        return validator
+
+    def set_class_weights(self) -> None:
+        """Set the criterion, here because the class weights are known and the EMA copy is not made yet."""
+        super().set_class_weights()
+        model = unwrap_model(self.model)
+        model = getattr(model, "student_model", model)  # under distillation
+        model.rfla = self.rfla.to_dict()  # survives in a finished checkpoint
+        comment = f"rfla-yolo on ultralytics {ultralytics.__version__}"
+        if self.rfla.assigner == "rfla":
+            check_head(model)
+            model.criterion = RFLADetectionLoss(model, self.rfla)
+            assigner = model.criterion.assigner
+            comment += "\nreceptive fields in use: " + describe_levels(assigner.strides, assigner.rf_sizes)
+        if RANK in {-1, 0}:
+            LOGGER.info(f"{colorstr('rfla:')} " + ", ".join(f"{k}={v}" for k, v in self.rfla.to_dict().items()))
+            LOGGER.info(f"{colorstr('rfla:')} {comment.splitlines()[-1]}")
+            self.rfla.save(self.save_dir / "rfla.yaml", comment)
+
+    def _setup_train(self) -> None:
+        super()._setup_train()
+        if RANK in {-1, 0}:  # results.csv gets its columns from the first epoch, validated or not
+            self.metrics |= dict.fromkeys(SIZE_METRICS, 0)
+
+
+def check_head(model: Any) -> None:
+    """Raise ValueError unless RFLA can train the model's head."""
+    head = model.model[-1]
+    if getattr(head, "one2one_cv2", None) is not None:
+        raise ValueError(
+            f"model: its {type(head).__name__} head has a one-to-one branch (YOLOv10, YOLO26), which RFLA does not "
+            "assign yet; take YOLOv8, YOLO11 or YOLO12, or train this model with --assigner tal"
+        )
+    if type(head) is not Detect:
+        raise ValueError(f"model: RFLA trains heads of type Detect, not {type(head).__name__}")
+
+
+def describe_levels(strides: list[float], rf_sizes: list[float]) -> str:
+    """Return the receptive fields in words, level by level."""
+    return ", ".join(f"stride {s:g}: {r:g} px" for s, r in zip(strides, rf_sizes))

@@ -1,0 +1,208 @@
+"""The validator: Ultralytics' ``DetectionValidator`` and, beside its metrics, AP by object size."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.utils import LOGGER, nms, ops
+
+from ..config import RFLAConfig
+from ..evaluation import Evaluation, evaluate
+from .data import check_dataset, check_labels
+
+MAX_DET = 3000  # detections an image; Ultralytics' 300 cuts dense images, RFLA's configs keep 3000
+TABLE = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
+SIZE_METRICS = tuple(f"metrics/{name}" for name in TABLE)  # columns of results.csv
+
+
+class RFLAValidator(DetectionValidator):
+    """Validate a detector by Ultralytics' metrics and by the AI-TOD definition.
+
+    After a validation outside of training the run folder holds ``metrics.json`` and ``predictions.json`` (COCO), and
+    ``annotations.json`` where the ground truth was made from the labels. Non-maximum suppression has no time limit.
+
+    Attributes:
+        evaluation: Figures of the last validation.
+    """
+
+    evaluation: Evaluation | None = None
+
+    def __init__(
+        self, dataloader: Any = None, save_dir: Path | None = None, args: Any = None, _callbacks: dict | None = None
+    ) -> None:
+        self.rfla = RFLAConfig()
+        if isinstance(args, dict):
+            args = {"max_det": MAX_DET, **args}
+            self.rfla, _ = RFLAConfig.take_from(args)
+            args["data"] = check_dataset(args.get("data"), args.get("split") or "val")
+        super().__init__(dataloader, save_dir, args, _callbacks)
+        self.args.save_json = False  # the predictions are kept and written here, see get_stats
+        self._ground_truth: dict[str, Any] | None = None
+
+    def build_dataset(self, img_path: str, mode: str = "val", batch: int | None = None) -> Any:
+        """Build the dataset and check that all of its labels can be used."""
+        return check_labels(super().build_dataset(img_path, mode, batch), self.rfla.skip_bad_labels)
+
+    def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:
+        """Apply non-maximum suppression without Ultralytics' time limit, which drops detections on a busy machine."""
+        outputs = nms.non_max_suppression(
+            preds,
+            self.args.conf,
+            self.args.iou,
+            multi_label=True,
+            agnostic=self.args.single_cls or self.args.agnostic_nms,
+            max_det=self.args.max_det,
+            max_time_img=math.inf,
+            end2end=self.end2end,
+        )
+        return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in outputs]
+
+    def update_metrics(self, preds: list[dict[str, torch.Tensor]], batch: dict[str, Any]) -> None:
+        """Keep the detections in pixels of the original image, beside what Ultralytics keeps."""
+        super().update_metrics(preds, batch)
+        for i, pred in enumerate(preds):
+            image = self._prepare_batch(i, batch)
+            scaled = self.scale_preds(pred, image)
+            columns = [ops.xyxy2ltwh(scaled["bboxes"]), scaled["conf"][:, None], scaled["cls"][:, None]]
+            detections = torch.cat(columns, 1).double().cpu().numpy()
+            self.jdict.append((image["im_file"], tuple(image["ori_shape"]), detections))
+
+    def get_stats(self) -> dict[str, Any]:
+        """Add AP by size to Ultralytics' metrics."""
+        stats = super().get_stats()
+        if self._ground_truth is None:
+            self._ground_truth = self._load_ground_truth()
+        predictions = self._predictions(self._ground_truth)
+        ids = self._ground_truth["image_ids"].values()
+        self.evaluation = self.metrics.evaluation = evaluate(self._ground_truth["coco"], predictions, ids)
+        if not self.training:
+            _write_json(self.save_dir / "predictions.json", predictions)
+            figures = {**self.evaluation.to_dict(), "ultralytics": {k: float(v) for k, v in stats.items()}}
+            _write_json(self.save_dir / "metrics.json", figures, indent=2)
+            LOGGER.info(f"Wrote {self.save_dir / 'metrics.json'} and {self.save_dir / 'predictions.json'}")
+        values = (self.evaluation[name] for name in TABLE)
+        return stats | {k: math.nan if v is None else v for k, v in zip(SIZE_METRICS, values)}
+
+    def get_desc(self) -> str:
+        """Return Ultralytics' columns in training; outside of it the table comes at the end."""
+        return super().get_desc() if self.training else f"{'Validating':>22}"
+
+    def print_results(self) -> None:
+        """Print a line in training; outside of it one table by class, AP by size (percent) in its last columns."""
+        figures = self.evaluation
+        assert figures is not None  # get_stats comes first
+        if self.training:
+            super().print_results()
+            LOGGER.info(f"{'':>22}" + "  ".join(f"{name} {_percent(figures[name])}" for name in TABLE))
+            return
+        header = ("Images", "Instances", "P", "R", "mAP50", "mAP50-95")
+        LOGGER.info(f"{'Class':>22}" + "".join(f"{name:>10}" for name in header) + "".join(f"{n:>7}" for n in TABLE))
+        metrics = self.metrics
+        self._print_row("all", self.seen, metrics.nt_per_class.sum(), metrics.mean_results(), figures.metrics)
+        if not self.args.verbose or self.nc < 2:
+            return
+        for i, c in enumerate(metrics.ap_class_index):
+            name = self.names[c]
+            counts = metrics.nt_per_image[c], metrics.nt_per_class[c]
+            self._print_row(name, *counts, metrics.class_result(i), figures.per_class.get(name, {}))
+
+    @staticmethod
+    def _print_row(name: str, images: int, instances: int, results: Any, figures: dict[str, float | None]) -> None:
+        cells = "".join(f"{float(value):>10.3g}" for value in results)
+        sizes = "".join(f"{_percent(figures.get(metric)):>7}" for metric in TABLE)
+        LOGGER.info(f"{name:>22}{images:>10}{instances:>10}{cells}{sizes}")
+
+    def _predictions(self, truth: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the kept detections as COCO; evaluated exactly as they are written."""
+        predictions: list[dict[str, Any]] = []
+        for im_file, _, detections in self.jdict:
+            image_id = truth["image_ids"][im_file]
+            boxes, scores = detections[:, :4].round(4).tolist(), detections[:, 4].round(7).tolist()
+            for box, score, label in zip(boxes, scores, detections[:, 5].astype(int).tolist()):
+                category = truth["categories"].get(label)
+                if category is not None:
+                    predictions.append({"image_id": image_id, "category_id": category, "bbox": box, "score": score})
+        return predictions
+
+    def _load_ground_truth(self) -> dict[str, Any]:
+        """Read the COCO file that the data YAML names for the split, or make one from the labels."""
+        split = self.args.split or "val"
+        named = self.data.get("annotations") or {}
+        name = named.get(split) if isinstance(named, dict) else named if split == "val" else None
+        path = Path(self.data["path"]) / name if name else None
+        if path and not path.is_file():
+            LOGGER.warning(f"annotations: {path} does not exist, using the labels as ground truth")
+        if path and path.is_file() and not self.args.single_cls and self.args.classes is None:
+            return self._annotations_from_file(path)
+        truth = self._annotations_from_labels()
+        _write_json(self.save_dir / "annotations.json", truth["coco"])
+        return truth
+
+    def _annotations_from_file(self, path: Path) -> dict[str, Any]:
+        """Match the images of a COCO file by name, and its categories by name or, failing that, by order."""
+        coco = json.loads(path.read_text(encoding="utf-8"))
+        by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for image in coco["images"]:
+            by_name[Path(image["file_name"]).name].append(image)
+        image_ids = {}
+        for im_file, *_ in self.jdict:
+            same = by_name[Path(im_file).name]
+            if len(same) > 1:  # the same name in several folders
+                same = [image for image in same if Path(im_file).as_posix().endswith("/" + image["file_name"])]
+            if len(same) != 1:
+                raise ValueError(f"annotations {path}: {len(same)} entries for image {im_file}, expected 1")
+            image_ids[im_file] = same[0]["id"]
+        if len(image_ids) < len(coco["images"]):
+            missing = len(coco["images"]) - len(image_ids)
+            LOGGER.warning(f"annotations {path}: {missing} of {len(coco['images'])} images are not in the dataset")
+        ids = {category["name"]: category["id"] for category in coco["categories"]}
+        names = {int(i): name for i, name in self.names.items()}
+        if set(names.values()) <= set(ids):
+            categories = {i: ids[name] for i, name in names.items()}
+        elif len(names) == len(ids):
+            categories = dict(zip(sorted(names), sorted(ids.values())))
+        else:
+            raise ValueError(f"annotations {path}: categories {sorted(ids)} are not the classes {list(names.values())}")
+        return {"coco": coco, "image_ids": image_ids, "categories": categories}
+
+    def _annotations_from_labels(self) -> dict[str, Any]:
+        """Make COCO ground truth from the labels, in pixels of the original image, ids from 1."""
+        shapes = {im_file: shape for im_file, shape, _ in self.jdict}
+        image_ids = {im_file: i for i, im_file in enumerate(sorted(shapes), start=1)}
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for label in self.dataloader.dataset.labels:
+            im_file = label["im_file"]
+            if im_file not in shapes:
+                continue
+            height, width = shapes[im_file]
+            file = {"id": image_ids[im_file], "file_name": Path(im_file).name, "height": height, "width": width}
+            images.append(file)
+            boxes = label["bboxes"].astype(np.float64) * (width, height, width, height)
+            boxes[:, :2] -= boxes[:, 2:] / 2
+            # normalised text has lost the last digits of a pixel: unrounded, an object of 8 x 8 px has 64.00001 px^2
+            for box, cls in zip(boxes.round(2).tolist(), label["cls"].flatten().astype(int).tolist()):
+                annotation = {"id": len(annotations) + 1, "image_id": image_ids[im_file], "category_id": cls + 1}
+                annotations.append({**annotation, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
+        names = {0: "item"} if self.args.single_cls else {int(i): str(n) for i, n in self.names.items()}
+        coco = {
+            "images": sorted(images, key=lambda image: image["id"]),
+            "annotations": annotations,
+            "categories": [{"id": i + 1, "name": name} for i, name in names.items()],
+        }
+        return {"coco": coco, "image_ids": image_ids, "categories": {i: i + 1 for i in names}}
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    path.write_text(json.dumps(content, indent=indent), encoding="utf-8")
