@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import check_det_dataset, img2label_paths
-from ultralytics.utils import LOGGER
+from ultralytics.utils import LOGGER, YAML
 
 from ..config import resource_dir
 from ..datasets import explain_label_file
@@ -47,8 +48,6 @@ def check_dataset(data: Any, *splits: str) -> Any:
         return data
     setup = ""
     if Path(data).is_file():
-        from ultralytics.utils import YAML
-
         setup = YAML.load(data).get("setup", "")
     try:
         info = check_det_dataset(str(data), split=splits[-1] if splits else "")
@@ -75,10 +74,13 @@ def check_labels(dataset: YOLODataset, skip_bad_labels: bool) -> YOLODataset:
     Raises:
         ValueError: If images were dropped; lists files, lines and values.
     """
-    kept = set(dataset.im_files)
-    dropped = [file for file in dataset.get_img_files(dataset.img_path) if file not in kept]
-    if not dropped:
+    if len(dataset.im_files) == len(dataset.label_files):
         return dataset
+    state = random.getstate()  # listing the files samples some to time them: the augmentation must not notice
+    listed = dataset.get_img_files(dataset.img_path)
+    random.setstate(state)
+    kept = set(dataset.im_files)
+    dropped = [file for file in listed if file not in kept]
     num_classes = 1 if dataset.single_cls else len(dataset.data["names"])
     lines = []
     for image, label in list(zip(dropped, img2label_paths(dropped)))[:LISTED]:

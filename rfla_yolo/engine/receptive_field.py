@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from ultralytics.engine.model import Model
 from ultralytics.nn.modules import SPP, SPPELAN, SPPF, block, transformer
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import unwrap_model
@@ -68,9 +69,7 @@ def detection_model(model: Any) -> Any:
     Raises:
         TypeError: If it has no detection head.
     """
-    net = model
-    if not hasattr(net, "stride"):  # a YOLO holds its network in .model
-        net = getattr(net, "model", net)
+    net = model.model if isinstance(model, Model) else model
     net = unwrap_model(net) if isinstance(net, nn.Module) else net
     net = getattr(net, "student_model", net)
     layers = getattr(net, "model", None)
@@ -105,7 +104,7 @@ def _backbone_fields(net: Any) -> tuple[list[float], list[str]]:
     if missing:
         raise ValueError(
             f"no backbone feature enters the neck at stride {', '.join(f'{s:g}' for s in missing)}, so there is no "
-            f"receptive field to read off; give rf as one size in px for each of the {len(strides)} levels, or rf='stride'"
+            f"receptive field to read off; give rf as one size in px for each of {len(strides)} levels, or rf='stride'"
         )
     return [by_stride[s] for s in strides], sorted(set(left_out))
 

@@ -1,4 +1,4 @@
-"""The assignment as the paper writes it: dense, slow, one object and one anchor at a time. Shares no code with the package.
+"""The assignment as the paper writes it: dense, slow, one object and one anchor at a time; no code of the package.
 
 `reference_assign` goes further back: it keeps receptive fields as boxes, as the reference implementation does.
 """
@@ -84,8 +84,8 @@ def reference_assign(boxes: Tensor, grid_shapes, strides, rf_sizes, topk=(3, 1),
     middle, sides = (fields[:, 2:] + fields[:, :2]) / 2, fields[:, 2:] - fields[:, :2]
     shrunk = torch.cat((middle - sides * decay / 2, middle + sides * decay / 2), 1)
     result = torch.zeros(len(points), dtype=torch.long)
-    for fields, k in ((fields, topk[0]), (shrunk, topk[1])):
-        matrix = torch.stack([_box_score(box, fields) for box in boxes])
+    for stage_fields, k in ((fields, topk[0]), (shrunk, topk[1])):
+        matrix = torch.stack([_box_score(box, stage_fields) for box in boxes])
         assigned = torch.zeros_like(result)
         for i, best in enumerate(matrix.topk(k, dim=1).values):
             for value in best:

@@ -112,7 +112,9 @@ class TestAgainstOracle:
         arguments = (boxes, all_real(boxes), [(25, 25)], [4], [9.0])
         for k in (1, 3, 9):
             options = {"topk": (k, 1)}
-            assert torch.equal(rfla_assign(*arguments, candidates="dense", **options), rfla_assign(*arguments, **options))
+            assert torch.equal(
+                rfla_assign(*arguments, candidates="dense", **options), rfla_assign(*arguments, **options)
+            )
 
 
 class TestProperties:

@@ -1,0 +1,122 @@
+"""The assigner in Ultralytics' loss: outputs, targets, gradients, and a plain loss as oracle."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.loss import v8DetectionLoss
+from ultralytics.utils.metrics import bbox_iou
+
+from rfla_yolo import RFLAConfig, RFLADetectionLoss, rfla_assign
+from rfla_yolo.assign import TARGETS
+from rfla_yolo.engine import RFLAAssigner, rf_sizes
+
+GRID, STRIDES, RF = [(16, 12), (8, 6), (4, 3), (2, 2)], [4, 8, 16, 32], [11.5, 47.5, 119.5, 199.5]
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = DetectionModel("yolov8n-p2.yaml", nc=3, verbose=False)
+    model.args = get_cfg()
+    return model
+
+
+def batch_of(rows, images=2, size=64):
+    """Rows of (image, class, x, y, w, h), normalised."""
+    rows = torch.tensor(rows).view(-1, 6)
+    image = torch.rand(images, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return {"img": image, "batch_idx": rows[:, 0], "cls": rows[:, 1:2], "bboxes": rows[:, 2:]}
+
+
+ROWS = [[0, 1, 0.5, 0.5, 0.1, 0.1], [0, 2, 0.2, 0.3, 0.05, 0.08], [1, 0, 0.7, 0.7, 0.6, 0.5]]
+
+
+class TestAssigner:
+    def call(self, config, boxes, labels, mask, num_classes=3):
+        anchors = sum(h * w for h, w in GRID)
+        generator = torch.Generator().manual_seed(0)
+        scores = torch.rand(len(boxes), anchors, num_classes, generator=generator)
+        corner = torch.rand(len(boxes), anchors, 2, generator=generator) * 40
+        predicted = torch.cat((corner, corner + 10), -1)
+        assigner = RFLAAssigner(num_classes, STRIDES, RF, config)
+        out = assigner(scores, predicted, None, labels, boxes, mask, GRID)
+        return scores, predicted, out
+
+    def test_outputs_agree_with_the_assignment(self):
+        boxes = torch.tensor([[[8.0, 8, 14, 14], [20, 20, 40, 44]], [[3, 4, 9, 9], [0, 0, 0, 0]]])
+        labels, mask = torch.tensor([[[2.0], [0]], [[1], [0]]]), torch.tensor([[[1.0], [1]], [[1], [0]]])
+        _, _, (target_labels, target_bboxes, target_scores, fg_mask, gt_idx) = self.call(
+            RFLAConfig(), boxes, labels, mask
+        )
+        assigned = rfla_assign(boxes, mask[..., 0].bool(), GRID, STRIDES, RF)
+        assert torch.equal(fg_mask, assigned >= 0)
+        for image, anchor in fg_mask.nonzero().tolist():
+            gt = assigned[image, anchor]
+            assert gt_idx[image, anchor] == gt
+            assert target_labels[image, anchor] == labels[image, gt, 0]
+            assert torch.equal(target_bboxes[image, anchor], boxes[image, gt])
+            expected = torch.zeros(3).scatter(0, labels[image, gt].long(), 1.0)
+            assert torch.equal(target_scores[image, anchor], expected)
+        assert target_scores[~fg_mask].sum() == 0
+
+    def test_tal_targets_are_the_normalised_alignment_of_ultralytics(self):
+        boxes = torch.tensor([[[8.0, 8, 14, 14], [20, 20, 40, 44]]])
+        labels, mask = torch.tensor([[[2.0], [0]]]), torch.ones(1, 2, 1)
+        scores, predicted, out = self.call(RFLAConfig(target="tal"), boxes, labels, mask)
+        assigned = rfla_assign(boxes, mask[..., 0].bool(), GRID, STRIDES, RF)[0]
+        for gt in (0, 1):
+            mine = (assigned == gt).nonzero().flatten()
+            iou = bbox_iou(boxes[0, gt], predicted[0, mine], xywh=False, CIoU=True).flatten().clamp(0)
+            align = scores[0, mine, int(labels[0, gt])] ** 0.5 * iou**6
+            expected = align * iou.max() / (align.max() + 1e-9)
+            assert torch.allclose(out[2][0, mine, int(labels[0, gt])], expected, atol=1e-6)
+
+
+class TestLoss:
+    @pytest.mark.parametrize("target", sorted(TARGETS))
+    def test_only_the_assigner_differs(self, model, target):
+        """Ultralytics' own loss with our targets handed to it gives the same numbers."""
+        batch = batch_of(ROWS)
+        preds = model(batch["img"])
+        loss = RFLADetectionLoss(model, RFLAConfig(target=target))
+        shapes = [tuple(f.shape[2:]) for f in preds["feats"]]
+        plain = v8DetectionLoss(model)
+        plain.assigner = lambda *args: loss.assigner(*args, grid_shapes=shapes)
+        mine, theirs = loss(preds, batch), plain(preds, batch)
+        assert torch.equal(mine[0], theirs[0])
+        assert all(mine[0] > 0)
+
+    @pytest.mark.parametrize("rows", [[], ROWS])
+    def test_backward_is_finite(self, model, rows):
+        batch = batch_of(rows)
+        RFLADetectionLoss(model)(model(batch["img"]), batch)[0].sum().backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        assert gradients
+        assert all(g.isfinite().all() for g in gradients)
+
+    def test_images_not_square(self, model):
+        batch = batch_of(ROWS)
+        batch["img"] = torch.rand(2, 3, 64, 128)
+        items = RFLADetectionLoss(model)(model(batch["img"]), batch)[1]
+        assert set(items) == {"box_loss", "cls_loss", "dfl_loss"}
+
+
+class TestReceptiveFieldSetting:
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            ({}, [11.5, 47.5, 119.5, 199.5]),
+            ({"rf_scale": 1.0}, [23, 95, 239, 399]),
+            ({"rf": "stride", "rf_scale": 2.0}, [8, 16, 32, 64]),
+            ({"rf": (5, 6, 7, 8), "rf_scale": 2.0}, [5, 6, 7, 8]),
+        ],
+    )
+    def test_sizes(self, model, settings, expected):
+        assert rf_sizes(model, RFLAConfig(**settings)) == expected
+
+    def test_wrong_number_of_sizes(self, model):
+        with pytest.raises(ValueError, match=r"4 levels \(strides 4, 8, 16, 32\), not 3: \[5\.0, 6\.0, 7\.0\]"):
+            rf_sizes(model, RFLAConfig(rf=(5, 6, 7)))

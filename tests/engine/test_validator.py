@@ -1,0 +1,119 @@
+"""Validation: AP by size from the files it writes, ground truth from labels or from COCO, no time limit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from ultralytics.utils import nms
+
+from rfla_yolo import RFLAYOLO, RFLAValidator, evaluate
+from rfla_yolo.evaluation import METRICS
+
+
+@pytest.fixture
+def validate(trained, tmp_path):
+    data = trained.parent / "set" / "set.yaml"
+
+    def run(**options):
+        arguments = {"data": str(data), "imgsz": 64, "plots": False, "project": str(tmp_path), "name": "val"}
+        model = RFLAYOLO(trained / "weights" / "best.pt")
+        return model.val(**{**arguments, **options}), tmp_path / options.get("name", "val")
+
+    return run
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_metrics_are_those_of_the_files(validate):
+    metrics, folder = validate()
+    written = read(folder / "metrics.json")
+    again = evaluate(folder / "annotations.json", folder / "predictions.json")
+    assert set(METRICS) <= set(written)
+    for name in METRICS:
+        assert written[name] == again[name] == metrics.evaluation[name]
+    assert written["objects"] == 28
+    assert written["AP50"] > 0.1
+    assert written["APm"] is None  # no object of 32 px or more
+
+
+def test_ground_truth_is_the_labels_in_pixels(validate, trained):
+    _, folder = validate()
+    truth = read(folder / "annotations.json")
+    names = {image["id"]: image["file_name"] for image in truth["images"]}
+    assert sorted(names.values()) == [f"{i}.png" for i in range(8)]
+    found = sorted((names[a["image_id"]], a["category_id"], *a["bbox"]) for a in truth["annotations"])
+    expected = []
+    for i in range(8):
+        for row in (trained.parent / "set/labels/val" / f"{i}.txt").read_text().splitlines():
+            label, x, y, w, h = map(float, row.split())
+            box = [round(v * 64) for v in (x - w / 2, y - h / 2, w, h)]
+            expected.append((f"{i}.png", int(label) + 1, *map(float, box)))
+    assert found == sorted(expected)  # whole pixels come back as such
+
+
+def test_detections_in_pixels_of_an_image_of_another_size(validate, trained, tmp_path):
+    """At a validation size of 128 px boxes are still in pixels of the original image of 64 px."""
+    _, folder = validate(imgsz=128, conf=1e-6)
+    predictions = read(folder / "predictions.json")
+    assert predictions
+    assert all(p["bbox"][0] >= 0 and p["bbox"][0] + p["bbox"][2] <= 64.001 for p in predictions)
+
+
+def test_named_annotations_are_used(validate, trained, tmp_path):
+    _, folder = validate()
+    truth = read(folder / "annotations.json")
+    for image in truth["images"]:
+        image["id"] += 100
+    for annotation in truth["annotations"]:
+        annotation["image_id"] += 100
+        annotation["category_id"] = {1: 7, 2: 3}[annotation["category_id"]]
+    truth["categories"] = [{"id": 7, "name": "bright"}, {"id": 3, "name": "dark"}]
+    (tmp_path / "official.json").write_text(json.dumps(truth))
+    source = trained.parent / "set" / "set.yaml"
+    named = trained.parent / "set" / "named.yaml"
+    named.write_text(source.read_text() + f"annotations: {{val: {tmp_path / 'official.json'}}}\n")
+    _, second = validate(data=str(named), name="named")
+    assert not (second / "annotations.json").exists()
+    assert {p["image_id"] for p in read(second / "predictions.json")} <= set(range(101, 109))
+    a, b = read(folder / "metrics.json"), read(second / "metrics.json")
+    assert {k: a[k] for k in METRICS} == {k: b[k] for k in METRICS}
+
+
+def test_image_missing_from_the_annotations_is_named(validate, trained, tmp_path):
+    (tmp_path / "empty.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    named = trained.parent / "set" / "empty.yaml"
+    source = (trained.parent / "set" / "set.yaml").read_text()
+    named.write_text(source + f"annotations: {{val: {tmp_path / 'empty.json'}}}\n")
+    with pytest.raises(ValueError, match=r"0 entries for image .*\.png, expected 1"):
+        validate(data=str(named))
+
+
+def test_suppression_has_no_time_limit(validate, monkeypatch):
+    limits = []
+    original = nms.non_max_suppression
+
+    def spy(*args, **kwargs):
+        limits.append(kwargs["max_time_img"])
+        assert kwargs["max_det"] == 3000
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(nms, "non_max_suppression", spy)
+    validate()
+    assert set(limits) == {float("inf")}
+
+
+def test_defaults():
+    validator = RFLAValidator(args={"data": None, "imgsz": 64})
+    assert validator.args.max_det == 3000
+    assert RFLAValidator(args={"data": None, "imgsz": 64, "max_det": 5}).args.max_det == 5
+
+
+def test_single_class(validate):
+    metrics, folder = validate(single_cls=True)
+    assert [c["name"] for c in read(folder / "annotations.json")["categories"]] == ["item"]
+    assert metrics.evaluation.num_objects == 28
+    assert torch.isfinite(torch.tensor(metrics.evaluation["AP"]))

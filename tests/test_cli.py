@@ -1,0 +1,100 @@
+"""Command lines: flags from Ultralytics' own defaults, one-line errors, and where files are looked for."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+from rfla_yolo import cli
+from rfla_yolo.config import SETTINGS, resource_dir
+
+
+def parse(*words):
+    return cli.make_parser("train", "").parse(words)
+
+
+def error_of(capsys, command, *words):
+    with pytest.raises(SystemExit) as stop, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["x", *words])
+        cli.run(command)
+    assert stop.value.code == 1
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err.strip()
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_argument_and_setting_is_a_flag(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.make_parser(command, "").parse(["--help"])
+    text = capsys.readouterr().out
+    for name in (*DEFAULT_CFG_DICT, *SETTINGS, "rfla_cfg", "weights"):
+        assert f"--{name.replace('_', '-')}" in text
+    for heading in ("RFLA settings", "Ultralytics: Train", "Ultralytics: Hyperparameters", "Ultralytics: Export"):
+        assert heading in text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--epochs", "3"], {"epochs": 3}),
+        (["--epochs=3", "--lr0=0.1"], {"epochs": 3, "lr0": 0.1}),
+        (["--close-mosaic", "0", "--rf_scale", "1"], {"close_mosaic": 0, "rf_scale": 1}),
+        (["--exist-ok"], {"exist_ok": True}),
+        (["--val", "False", "--time", "None"], {"val": False, "time": None}),
+        (["--topk", "3,1"], {"topk": [3, 1]}),
+        (["--topk", "3", "1"], {"topk": [3, 1]}),
+        (["--rf", "8", "16", "32"], {"rf": [8, 16, 32]}),
+        (["--batch", "-1"], {"batch": -1}),
+        (["--name", "001"], {"name": "001"}),
+        (["--weights", "best.pt"], {"model": "best.pt"}),
+        (["--classes", "[0,2]"], {"classes": [0, 2]}),
+    ],
+)
+def test_values(words, expected):
+    assert parse(*words) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epohcs", "3"], "error: unknown flag 'epohcs'; did you mean 'epochs'?"),
+        (["--rf-skale=1"], "error: unknown flag 'rf-skale'; did you mean 'rf-scale'?"),
+        (["epochs=3"], "error: expected --name value, found 'epochs=3'"),
+        (["--epochs", "3"], "error: --data is required"),
+        (["--data", "demo.yaml", "--topk", "0,1"], "error: topk must be two whole numbers"),
+        (["--data", "demo.yaml", "--decay", "2"], "error: decay must be in (0, 1], not 2"),
+        (["--data", "demo.yaml", "--rfla-cfg", "no.yaml"], "error: rfla_cfg: no such file: no.yaml"),
+        (["--data", "demo.yaml", "--model", "no.pt"], "error: model: no such file: no.pt"),
+        (["--data", "demo.yaml", "--model", "yolov8n-seg.yaml"], "error: model: yolov8n-seg.yaml is for 'segment'"),
+    ],
+)
+def test_errors_are_one_line(capsys, words, message):
+    assert error_of(capsys, cli.train, *words).startswith(message)
+
+
+def test_unknown_command(capsys):
+    assert error_of(capsys, cli.main, "trian") == "error: unknown command 'trian'; did you mean 'train'?"
+
+
+def test_main_lists_the_commands(capsys):
+    cli.main([])
+    text = capsys.readouterr().out
+    assert all(name in text for name in cli.COMMANDS)
+
+
+def test_shipped_files():
+    names = {path.name for path in resource_dir("data").glob("*.yaml")}
+    assert {"aitod.yaml", "aitod-trainval.yaml", "aitodv2.yaml", "aitodv2-trainval.yaml", "demo.yaml"} <= names
+    assert (resource_dir("cfg") / "rfla.yaml").is_file()
+
+
+def test_resume_takes_the_latest_run(monkeypatch):
+    from ultralytics.utils import files
+
+    monkeypatch.setattr(files, "get_latest_run", lambda: "runs/last.pt")
+    assert cli._resumed({"resume": True}) == {"model": "runs/last.pt", "resume": True}
+    assert cli._resumed({"resume": "a.pt"}) == {"model": "a.pt", "resume": True}
+    assert cli._resumed({"resume": True, "model": "b.pt"}) == {"model": "b.pt", "resume": True}

@@ -1,0 +1,76 @@
+"""Settings: one source of defaults, precedence, and errors that name the thing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import yaml
+
+from rfla_yolo import RFLAConfig
+from rfla_yolo.config import SETTINGS, resource_dir
+
+
+def test_yaml_agrees_with_the_dataclass():
+    shipped = yaml.safe_load((resource_dir("cfg") / "rfla.yaml").read_text())
+    assert shipped == RFLAConfig().to_dict()
+
+
+def test_yaml_explains_every_setting():
+    lines = (resource_dir("cfg") / "rfla.yaml").read_text().splitlines()
+    for name in SETTINGS:
+        line = next(line for line in lines if line.startswith(f"{name}:"))
+        assert len(line.split("#")[1].strip()) > 20
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RFLAConfig().decay = 0.5
+
+
+def test_flags_win_over_file_and_file_over_defaults(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("decay: 0.8\ntopk: [9, 0]\n")
+    overrides = {"rfla_cfg": str(file), "decay": 0.7, "epochs": 3}
+    config, given = RFLAConfig.take_from(overrides)
+    assert (config.decay, config.topk, config.distance) == (0.7, (9, 0), "kl")
+    assert set(given) == {"decay", "topk"}
+    assert overrides == {"epochs": 3}
+
+
+def test_survives_a_file(tmp_path):
+    config = RFLAConfig(topk=(5, 2), rf=(4, 8), conflict="last")
+    config.save(tmp_path / "rfla.yaml", "two lines\nof comment")
+    assert RFLAConfig.take_from({"rfla_cfg": tmp_path / "rfla.yaml"})[0] == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"topk": (0, 1)}, r"topk must be two whole numbers .* not \(0, 1\)"),
+        ({"topk": "3"}, "not '3'"),
+        ({"decay": 0.0}, r"decay must be in \(0, 1\], not 0\.0"),
+        ({"distance": "iou"}, "distance must be one of 'kl', 'wd', not 'iou'"),
+        ({"conflict": "x"}, "conflict must be one of"),
+        ({"target": "soft"}, "target must be one of 'hard', 'tal', not 'soft'"),
+        ({"assigner": "atss"}, "assigner must be one of 'rfla', 'tal', not 'atss'"),
+        ({"rf": "erf"}, "rf must be 'trf', 'stride' or one size in px"),
+        ({"rf": [8, -1]}, "not \\[8, -1\\]"),
+        ({"rf_scale": 0}, "rf_scale must be a number above 0, not 0"),
+        ({"skip_bad_labels": 1}, "skip_bad_labels must be True or False, not 1"),
+    ],
+)
+def test_bad_values_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RFLAConfig(**settings)
+
+
+def test_unknown_setting_in_a_file(tmp_path):
+    (tmp_path / "my.yaml").write_text("decai: 0.8\n")
+    with pytest.raises(ValueError, match=r"my\.yaml: unknown setting 'decai'; did you mean 'decay'"):
+        RFLAConfig.take_from({"rfla_cfg": str(tmp_path / "my.yaml")})
+
+
+def test_missing_file():
+    with pytest.raises(FileNotFoundError, match=r"rfla_cfg: no such file: nowhere\.yaml"):
+        RFLAConfig.take_from({"rfla_cfg": "nowhere.yaml"})
