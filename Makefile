@@ -4,10 +4,10 @@ BIN := .venv/bin
 .PHONY: demo test lint clean
 
 demo: .venv/export ## train on the demo set, validate, export to ONNX and run the file
-	$(BIN)/python train.py --project runs --name demo --exist-ok
-	$(BIN)/python val.py --weights runs/demo/weights/best.pt --data demo.yaml --imgsz 192 --project runs --name demo-val --exist-ok
+	$(BIN)/python train.py --project $(CURDIR)/runs --name demo --exist-ok
+	$(BIN)/python val.py --weights runs/demo/weights/best.pt --data demo.yaml --imgsz 192 --project $(CURDIR)/runs --name demo-val --exist-ok
 	$(BIN)/python export.py --weights runs/demo/weights/best.pt --format onnx --imgsz 192
-	$(BIN)/python val.py --weights runs/demo/weights/best.onnx --data demo.yaml --imgsz 192 --project runs --name demo-onnx --exist-ok
+	$(BIN)/python val.py --weights runs/demo/weights/best.onnx --data demo.yaml --imgsz 192 --project $(CURDIR)/runs --name demo-onnx --exist-ok
 
 test: .venv/dev lint ## run lint, types, tests and doctests
 	$(BIN)/python -m pytest

@@ -78,12 +78,21 @@ def literal_assign(boxes, mask, grid_shapes, strides, rf_sizes, topk, decay, dis
 
 def reference_assign(boxes: Tensor, grid_shapes, strides, rf_sizes, topk=(3, 1), decay=0.9) -> Tensor:
     """One image by the dense matrix of the reference implementation; the last index wins."""
+    return dense_assign(boxes, *reference_fields(grid_shapes, strides, rf_sizes, decay), topk)
+
+
+def reference_fields(grid_shapes, strides, rf_sizes, decay=0.9) -> tuple[Tensor, Tensor]:
+    """Receptive fields of both stages as boxes, each (A, 4)."""
     points, levels = anchors(grid_shapes, strides)
     half = torch.tensor(rf_sizes, dtype=torch.float32)[levels][:, None] / 2
     fields = torch.cat((points - half, points + half), 1)
     middle, sides = (fields[:, 2:] + fields[:, :2]) / 2, fields[:, 2:] - fields[:, :2]
-    shrunk = torch.cat((middle - sides * decay / 2, middle + sides * decay / 2), 1)
-    result = torch.zeros(len(points), dtype=torch.long)
+    return fields, torch.cat((middle - sides * decay / 2, middle + sides * decay / 2), 1)
+
+
+def dense_assign(boxes: Tensor, fields: Tensor, shrunk: Tensor, topk=(3, 1)) -> Tensor:
+    """Score every object against every field, stage by stage."""
+    result = torch.zeros(len(fields), dtype=torch.long)
     for stage_fields, k in ((fields, topk[0]), (shrunk, topk[1])):
         matrix = torch.stack([_box_score(box, stage_fields) for box in boxes])
         assigned = torch.zeros_like(result)
