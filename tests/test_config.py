@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
+from pathlib import Path
 
 import pytest
 import yaml
@@ -21,6 +23,12 @@ def test_yaml_explains_every_setting():
     for name in SETTINGS:
         line = next(line for line in lines if line.startswith(f"{name}:"))
         assert len(line.split("#")[1].strip()) > 20
+
+
+def test_readme_has_the_table_of_settings():
+    root = Path(__file__).parents[1]
+    table = runpy.run_path(str(root / "docs" / "settings_table.py"))["table"]()
+    assert table in (root / "README.md").read_text()
 
 
 def test_frozen():

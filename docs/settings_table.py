@@ -1,0 +1,22 @@
+"""Write the table of settings into the README, from ``cfg/rfla.yaml``: ``python docs/settings_table.py``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import ROOT, fill
+from rfla_yolo.cli import rfla_flags
+
+
+def table() -> str:
+    """Return the settings as Markdown."""
+    lines = ["| setting | default | meaning (source) |", "|---|---|---|"]
+    lines += [f"| `{flag.name}` | `{flag.default}` | {flag.text} |" for flag in rfla_flags()[:-1]]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    fill(ROOT / "README.md", "settings", table())
