@@ -73,8 +73,7 @@ def val(argv: Sequence[str]) -> None:
     args = make_parser("val", "Validate a detector: Ultralytics' metrics and AP by object size.").parse(argv)
     from .engine import RFLAYOLO
 
-    model = RFLAYOLO(args.pop("model", DEFAULT_MODEL))
-    model.val(**args)
+    RFLAYOLO(_weights(args)).val(**args)
 
 
 def export(argv: Sequence[str]) -> None:
@@ -82,8 +81,9 @@ def export(argv: Sequence[str]) -> None:
     args = make_parser("export", "Export a detector and check the ONNX file.").parse(argv)
     from .engine import export_model
 
-    RFLAConfig.take_from(args)
-    print(f"Wrote {export_model(args.pop('model', DEFAULT_MODEL), **args)}")
+    weights = _weights(args)
+    RFLAConfig.take_from(args)  # accepted everywhere, of no effect here
+    print(f"Wrote {export_model(weights, **args)}")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "val": val, "export": export}
@@ -195,6 +195,11 @@ def _resumed(args: dict[str, Any]) -> dict[str, Any]:
     if not model:
         fail("resume: found no run to resume; give --resume path/to/last.pt")
     return {**args, "model": model, "resume": True}
+
+
+def _weights(args: dict[str, Any]) -> Any:
+    """Take the checkpoint out of the arguments: validating or exporting an untrained model is never meant."""
+    return args.pop("model", None) or fail("--weights is required: a checkpoint (.pt), or for val an exported .onnx")
 
 
 def _shipped(kind: str) -> list[str]:

@@ -75,6 +75,11 @@ def test_errors_are_one_line(capsys, words, message):
     assert error_of(capsys, cli.train, *words).startswith(message)
 
 
+@pytest.mark.parametrize("command", [cli.val, cli.export])
+def test_weights_are_required(capsys, command):
+    assert error_of(capsys, command).startswith("error: --weights is required")
+
+
 def test_unknown_command(capsys):
     assert error_of(capsys, cli.main, "trian") == "error: unknown command 'trian'; did you mean 'train'?"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from rfla_yolo import RFLAYOLO
@@ -29,10 +31,17 @@ def test_another_model_is_noticed(trained, onnx_file, tmp_path):
     assert max(compare_onnx(tmp_path / "other.pt", onnx_file, export.ASSETS / "bus.jpg")) > export.TOLERANCE
 
 
-def test_difference_fails_the_export(trained, monkeypatch):
+def test_difference_fails_the_export(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "compare_onnx", lambda *args: (0.0, 0.01))
+    weights = shutil.copy(trained / "weights" / "best.pt", tmp_path)
     with pytest.raises(ValueError, match=r"differs from .* by 1\.00e-02, over 0\.001"):
-        export_model(trained / "weights" / "best.pt", format="onnx", imgsz=64)
+        export_model(weights, format="onnx", imgsz=64)
+
+
+def test_reduced_precision_is_not_held_to_the_tolerance(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "compare_onnx", lambda *args: (0.0, 0.01))
+    weights = shutil.copy(trained / "weights" / "best.pt", tmp_path)
+    assert export_model(weights, format="onnx", imgsz=64, quantize=16).is_file()
 
 
 def test_onnx_validates_as_the_checkpoint(trained, onnx_file, tmp_path):
