@@ -14,11 +14,10 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import LOGGER, nms, ops
 
 from ..config import RFLAConfig
-from ..evaluation import Evaluation, evaluate
+from ..evaluation import TABLE, Evaluation, evaluate, percent
 from .data import check_dataset, check_labels
 
 MAX_DET = 3000  # detections an image; Ultralytics' 300 cuts dense images, RFLA's configs keep 3000
-TABLE = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 SIZE_METRICS = tuple(f"metrics/{name}" for name in TABLE)  # columns of results.csv
 
 
@@ -81,7 +80,8 @@ class RFLAValidator(DetectionValidator):
             self._ground_truth = self._load_ground_truth()
         predictions = self._predictions(self._ground_truth)
         ids = self._ground_truth["image_ids"].values()
-        self.evaluation = self.metrics.evaluation = evaluate(self._ground_truth["coco"], predictions, ids)
+        evaluation = evaluate(self._ground_truth["coco"], predictions, ids, details=not self.training)
+        self.evaluation = self.metrics.evaluation = evaluation
         if not self.training:
             _write_json(self.save_dir / "predictions.json", predictions)
             figures = {**self.evaluation.to_dict(), "ultralytics": {k: float(v) for k, v in stats.items()}}
@@ -100,7 +100,7 @@ class RFLAValidator(DetectionValidator):
         assert figures is not None  # get_stats comes first
         if self.training:
             super().print_results()
-            LOGGER.info(f"{'':>22}" + "  ".join(f"{name} {_percent(figures[name])}" for name in TABLE))
+            LOGGER.info(f"{'':>22}" + "  ".join(f"{name} {percent(figures[name])}" for name in TABLE))
             return
         header = ("Images", "Instances", "P", "R", "mAP50", "mAP50-95")
         LOGGER.info(f"{'Class':>22}" + "".join(f"{name:>10}" for name in header) + "".join(f"{n:>7}" for n in TABLE))
@@ -116,7 +116,7 @@ class RFLAValidator(DetectionValidator):
     @staticmethod
     def _print_row(name: str, images: int, instances: int, results: Any, figures: dict[str, float | None]) -> None:
         cells = "".join(f"{float(value):>10.3g}" for value in results)
-        sizes = "".join(f"{_percent(figures.get(metric)):>7}" for metric in TABLE)
+        sizes = "".join(f"{percent(figures.get(metric)):>7}" for metric in TABLE)
         LOGGER.info(f"{name:>22}{images:>10}{instances:>10}{cells}{sizes}")
 
     def _predictions(self, truth: dict[str, Any]) -> list[dict[str, Any]]:
@@ -198,10 +198,6 @@ class RFLAValidator(DetectionValidator):
             "categories": [{"id": i + 1, "name": name} for i, name in names.items()],
         }
         return {"coco": coco, "image_ids": image_ids, "categories": {i: i + 1 for i in names}}
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _write_json(path: Path, content: Any, indent: int | None = None) -> None:

@@ -1,5 +1,6 @@
-"""AI-TOD evaluation of COCO JSON: average precision and recall by object size. Knows no trainer."""
+"""AI-TOD evaluation of COCO JSON: average precision and recall by object size, and more. Knows no trainer."""
 
-from .coco import AITOD_AREAS, METRICS, Evaluation, evaluate
+from .coco import TABLE, Evaluation, evaluate, percent
+from .matching import AITOD_AREAS, COCO_AREAS
 
-__all__ = ["AITOD_AREAS", "METRICS", "Evaluation", "evaluate"]
+__all__ = ["AITOD_AREAS", "COCO_AREAS", "TABLE", "Evaluation", "evaluate", "percent"]

@@ -1,30 +1,20 @@
-"""Average precision and recall by the AI-TOD definition, with faster-coco-eval as the matcher."""
+"""``evaluate``: the AI-TOD figures of a file of detections."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# Area ranges of the AI-TOD evaluation, px^2 of the original image, both ends closed.
-AITOD_AREAS: dict[str, tuple[float, float]] = {
-    "all": (0, 1e5**2),
-    "vt": (0, 8**2),
-    "t": (8**2, 16**2),
-    "s": (16**2, 32**2),
-    "m": (32**2, 1e5**2),
-}
-MAX_DETS = (1, 100, 1500)  # detections per image and class
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-METRICS: tuple[str, ...] = ("AP", "AP25", "AP50", "AP75", "APvt", "APt", "APs", "APm")
-METRICS += ("AR1", "AR100", "AR1500", "ARvt", "ARt", "ARs", "ARm")
+from .figures import LRP, by_size, calibration, lrp
+from .inputs import Json, load_inputs
+from .matching import AITOD_AREAS, AT_50, COCO_AREAS, MAX_DETS, Areas, Floats, Matching, match
 
-Json = Mapping[str, Any]
+TABLE = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
 
 @dataclass(frozen=True)
@@ -32,18 +22,25 @@ class Evaluation:
     """Figures of one evaluation, 0 to 1; None where undefined (no such ground truth).
 
     Attributes:
-        metrics: Each of `METRICS`, mean over classes.
-        per_class: The same by class name.
+        metrics: AP, AP25, AP50, AP75, AP by size (APvt, APt, APs, APm), AR1, AR100, AR1500, AR by size, and, with
+            details, oLRP, oLRP_loc, oLRP_fp, oLRP_fn; means over the classes with objects.
+        per_class: The same by class name, and the best score threshold of each.
+        by_size: Objects, recall and false positives by area range; empty without details.
+        calibration: Expected calibration error and its curve; empty without details.
         num_images: Images evaluated.
         num_objects: Objects of the ground truth that are not crowd.
         num_detections: Detections read.
+        matching: The matches behind all of this.
     """
 
     metrics: dict[str, float | None]
     per_class: dict[str, dict[str, float | None]]
+    by_size: dict[str, dict[str, float | int | None]]
+    calibration: dict[str, Any]
     num_images: int
     num_objects: int
     num_detections: int
+    matching: Matching = field(compare=False, repr=False)
 
     def __getitem__(self, name: str) -> float | None:
         return self.metrics[name]
@@ -53,23 +50,30 @@ class Evaluation:
         return {
             **self.metrics,
             "per_class": self.per_class,
+            "by_size": self.by_size,
+            "calibration": self.calibration,
             "images": self.num_images,
             "objects": self.num_objects,
             "detections": self.num_detections,
         }
 
-    def table(self, names: Sequence[str] = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")) -> str:
-        """Return the figures by class as a text table, in percent."""
+    def table(self, names: Sequence[str] | None = None) -> str:
+        """Return figures by class as a text table, in percent."""
+        names = names or [n for n in self.metrics if not n.startswith(("AR1", "AP25"))]
         rows = [("all", self.metrics)] + ([] if len(self.per_class) < 2 else list(self.per_class.items()))
-        lines = [f"{'Class':>22}" + "".join(f"{name:>9}" for name in names)]
-        for title, values in rows:
-            cells = (values[name] for name in names)
-            lines.append(f"{title:>22}" + "".join(f"{'-':>9}" if v is None else f"{100 * v:9.2f}" for v in cells))
+        width = max(22, *(len(title) + 2 for title, _ in rows))
+        lines = [f"{'Class':>{width}}" + "".join(f"{name:>10}" for name in names)]
+        lines += [f"{t:>{width}}" + "".join(f"{percent(values[n], 2):>10}" for n in names) for t, values in rows]
         return "\n".join(lines)
 
 
 def evaluate(
-    annotations: str | Path | Json, predictions: str | Path | Sequence[Json], image_ids: Iterable[int] | None = None
+    annotations: str | Path | Json,
+    predictions: str | Path | Sequence[Json],
+    image_ids: Iterable[int] | None = None,
+    *,
+    areas: Areas | str | Sequence[float] = "aitod",
+    details: bool = True,
 ) -> Evaluation:
     """Evaluate detections against COCO ground truth.
 
@@ -78,114 +82,108 @@ def evaluate(
 
     Args:
         annotations: COCO ground truth, a path or the loaded dict.
-        predictions: COCO detections (image_id, category_id, bbox as xywh px, score), a path or the loaded list.
+        predictions: COCO detections (image_id, category_id, bbox as xywh px, score), a path or the loaded list. Images
+            are named by id or by file name.
         image_ids: Images to evaluate; all by default.
+        areas: Size ranges: ``"aitod"``, ``"coco"``, borders of sqrt(area) in px (0, 8, 16, 32), or ranges of area in
+            px^2 by name.
+        details: Also compute oLRP, the figures by size, and calibration.
 
     Returns:
         The figures.
 
     Raises:
         FileNotFoundError: If a path does not exist.
-        ValueError: If a file is no such JSON, or a detection has an image, category, box or score that cannot be.
+        ValueError: If a file is no such JSON, or an entry has an image, category, box or score that cannot be.
+
+    Example:
+        >>> box = {"image_id": 1, "category_id": 1, "bbox": [4, 4, 6, 6]}
+        >>> gt = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"id": 1, **box}]}
+        >>> gt["categories"] = [{"id": 1, "name": "ship"}]
+        >>> round(evaluate(gt, [{**box, "score": 0.9}])["APvt"], 6)
+        1.0
     """
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    gt = _load(annotations, "annotations")
-    dt = _load(predictions, "predictions")
-    if not isinstance(gt, Mapping) or not {"images", "annotations", "categories"} <= set(gt):
-        raise ValueError(f"{_name(annotations, 'annotations')}: expected COCO with images, annotations and categories")
-    _check_predictions(dt, gt, _name(predictions, "predictions"))
-
-    names = {category["id"]: str(category["name"]) for category in gt["categories"]}
-    ids = sorted({image["id"] for image in gt["images"]} if image_ids is None else set(image_ids))
-    wanted = set(ids)
-    objects = [dict(a) for a in gt["annotations"] if a["image_id"] in wanted]
-    for obj in objects:
-        obj.setdefault("iscrowd", 0)
-        obj.setdefault("area", obj["bbox"][2] * obj["bbox"][3])
-    images = [dict(image) for image in gt["images"] if image["id"] in wanted]
-    coco = COCO({"images": images, "annotations": objects, "categories": list(map(dict, gt["categories"]))})
-    keys = ("image_id", "category_id", "bbox", "score")
-    detections = [{key: d[key] for key in keys} for d in dt if d["image_id"] in wanted]
-
-    run = COCOeval_faster(coco, coco.loadRes(detections), iouType="bbox", print_function=_silent)
-    run.params.imgIds = ids
-    run.params.catIds = sorted(names)
-    run.params.iouThrs = np.concatenate(([0.25], IOU_THRESHOLDS))
-    run.params.maxDets = list(MAX_DETS)
-    run.params.areaRng = [list(area) for area in AITOD_AREAS.values()]
-    run.params.areaRngLbl = list(AITOD_AREAS)
-    run.evaluate()
-    run.accumulate()
-    precision = np.asarray(run.eval["precision"])  # (IoU, recall, class, area, max_dets)
-    recall = np.asarray(run.eval["recall"])  # (IoU, class, area, max_dets)
-
-    everything = slice(None)
-    per_class = {names[c]: _figures(precision, recall, [i]) for i, c in enumerate(sorted(names))}
+    inputs = load_inputs(annotations, predictions, image_ids)
+    matching = match(inputs, resolve_areas(areas), details)
+    names = [str(category["name"]) for category in inputs.categories]
+    metrics = _average_figures(matching, slice(None))
+    per_class = {name: _average_figures(matching, [i]) for i, name in enumerate(names)}
+    if details:
+        errors = {name: lrp(matching.classes[name]) for name in names}
+        metrics |= _lrp_figures(list(errors.values()))
+        for name in names:
+            per_class[name] |= _lrp_figures([errors[name]]) | {"threshold": errors[name].threshold}
     return Evaluation(
-        metrics=_figures(precision, recall, everything),
+        metrics=metrics,
         per_class=per_class,
-        num_images=len(ids),
-        num_objects=sum(not obj["iscrowd"] for obj in objects),
-        num_detections=len(detections),
+        by_size=by_size(matching) if details else {},
+        calibration=calibration(matching) if details else {},
+        num_images=len(inputs.images),
+        num_objects=sum(not obj["iscrowd"] for obj in inputs.annotations),
+        num_detections=len(inputs.detections),
+        matching=matching,
     )
 
 
-def _figures(precision: np.ndarray, recall: np.ndarray, classes: Any) -> dict[str, float | None]:
-    """Read the figures of some classes off the arrays of COCO's accumulation."""
-    precision, recall = precision[:, :, classes], recall[:, classes]
-    coco, last = slice(1, None), -1  # the thresholds after 0.25
+def resolve_areas(areas: Areas | str | Sequence[float]) -> Areas:
+    """Return area ranges by name, "all" first.
+
+    Raises:
+        ValueError: If the borders do not ascend from 0 or more, or the name is not known.
+
+    Example:
+        >>> resolve_areas([0, 8, 32])
+        {'all': (0, 10000000000.0), '0-8': (0.0, 64.0), '8-32': (64.0, 1024.0), '32+': (1024.0, 10000000000.0)}
+    """
+    if isinstance(areas, str):
+        named = {"aitod": AITOD_AREAS, "coco": COCO_AREAS}
+        if areas not in named:
+            raise ValueError(f"areas must be 'aitod', 'coco' or borders in px like 0,8,16,32, not {areas!r}")
+        return named[areas]
+    everything = (0, 1e5**2)
+    if isinstance(areas, Mapping):
+        return {"all": everything, **{k: v for k, v in areas.items() if k != "all"}}
+    borders = [float(border) for border in areas]
+    if len(borders) < 2 or borders[0] < 0 or any(a >= b for a, b in pairwise(borders)):
+        raise ValueError(f"areas must be two or more ascending borders in px, not {borders}")
+    ranges = {f"{a:g}-{b:g}": (a**2, b**2) for a, b in pairwise(borders)}
+    return {"all": everything, **ranges, f"{borders[-1]:g}+": (borders[-1] ** 2, 1e5**2)}
+
+
+def _average_figures(matching: Matching, classes: Any) -> dict[str, float | None]:
+    """Read AP and AR of some classes off the arrays of COCO's accumulation."""
+    precision, recall = matching.precision[:, :, classes], matching.recall[:, classes]
+    coco, last = slice(AT_50, None), -1  # the thresholds from 0.5, the largest number of detections
     figures = {
         "AP": _mean(precision[coco, :, :, 0, last]),
         "AP25": _mean(precision[0, :, :, 0, last]),
-        "AP50": _mean(precision[1, :, :, 0, last]),
-        "AP75": _mean(precision[6, :, :, 0, last]),
+        "AP50": _mean(precision[AT_50, :, :, 0, last]),
+        "AP75": _mean(precision[AT_50 + 5, :, :, 0, last]),
     }
-    figures |= {f"AP{s}": _mean(precision[coco, :, :, i, last]) for i, s in enumerate(AITOD_AREAS) if i}
+    figures |= {f"AP{s}": _mean(precision[coco, :, :, i, last]) for i, s in enumerate(matching.areas) if i}
     figures |= {f"AR{n}": _mean(recall[coco, :, 0, i]) for i, n in enumerate(MAX_DETS)}
-    figures |= {f"AR{s}": _mean(recall[coco, :, i, last]) for i, s in enumerate(AITOD_AREAS) if i}
+    figures |= {f"AR{s}": _mean(recall[coco, :, i, last]) for i, s in enumerate(matching.areas) if i}
     return figures
 
 
-def _mean(values: np.ndarray) -> float | None:
+def _lrp_figures(errors: Sequence[LRP]) -> dict[str, float | None]:
+    """Return the means over the classes where each part is defined."""
+    parts = {"oLRP": "olrp", "oLRP_loc": "loc", "oLRP_fp": "fp", "oLRP_fn": "fn"}
+    values = {name: [v for e in errors if (v := getattr(e, part)) is not None] for name, part in parts.items()}
+    return {name: float(np.mean(found)) if found else None for name, found in values.items()}
+
+
+def _mean(values: Floats) -> float | None:
     """Mean of the defined values; COCO marks the others by -1."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else None
 
 
-def _check_predictions(dt: Any, gt: Json, name: str) -> None:
-    """Raise ValueError at the first detection that cannot be evaluated."""
-    if not isinstance(dt, Sequence):
-        raise ValueError(f"{name}: expected a list of detections, found {type(dt).__name__}")
-    images, categories = {image["id"] for image in gt["images"]}, {category["id"] for category in gt["categories"]}
-    for i, d in enumerate(dt):
-        if d.get("image_id") not in images:
-            raise ValueError(f"{name}, entry {i}: image_id {d.get('image_id')!r} is not in the annotations")
-        if d.get("category_id") not in categories:
-            raise ValueError(f"{name}, entry {i}: category_id {d.get('category_id')!r} is not in {sorted(categories)}")
-        box, score = d.get("bbox", ()), d.get("score", math.nan)
-        if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
-            raise ValueError(f"{name}, entry {i}: bbox {box!r} is not x, y, width, height with finite sides >= 0")
-        if not math.isfinite(score):
-            raise ValueError(f"{name}, entry {i}: score {score!r} is not a finite number")
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a share as text in percent, a dash where it is undefined.
 
-
-def _load(source: Any, what: str) -> Any:
-    """Return the content of a JSON file, or what is loaded already."""
-    if not isinstance(source, (str, Path)):
-        return source
-    if not Path(source).is_file():
-        raise FileNotFoundError(f"{what}: no such file: {source}")
-    try:
-        return json.loads(Path(source).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{source}: no JSON: {error}") from error
-
-
-def _name(source: Any, what: str) -> str:
-    """Return how messages call a source."""
-    return str(source) if isinstance(source, (str, Path)) else what
-
-
-def _silent(*args: Any, **kwargs: Any) -> None:
-    """Swallow the progress messages of the evaluation."""
+    Example:
+        >>> percent(0.1234), percent(None)
+        ('12.3', '-')
+    """
+    return "-" if value is None else f"{100 * value:.{digits}f}"

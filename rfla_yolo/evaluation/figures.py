@@ -1,0 +1,122 @@
+"""Figures read off a matching: oLRP, sizes, calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .matching import AT_50, ClassMatches, Floats, Matching
+
+LRP_IOU = 0.5
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class LRP:
+    """Optimal localisation recall precision error of one class (Oksuz et al., TPAMI 2021), IoU 0.5; 0 is perfect.
+
+    Attributes:
+        olrp: The error at the best score threshold.
+        loc: Mean of 1 - IoU of the true positives there.
+        fp: Share of false positives among the detections there, 1 - precision.
+        fn: Share of objects missed there, 1 - recall.
+        threshold: The best score threshold.
+    """
+
+    olrp: float | None
+    loc: float | None
+    fp: float | None
+    fn: float | None
+    threshold: float | None
+
+
+def lrp(matches: ClassMatches) -> LRP:
+    """Return oLRP and its parts; all None without objects, an error of 1 without detections.
+
+    LRP(s) = (sum over true positives of (1 - IoU) / (1 - 0.5) + FP + FN) / (TP + FP + FN), over detections of score s
+    and more; oLRP is its minimum over s.
+    """
+    num_gts = int(matches.gt_counts[0].sum())
+    if not num_gts:
+        return LRP(None, None, None, None, None)
+    counts = matches.counts[0, AT_50]
+    hit, scores, ious = matches.hit[0, AT_50][counts], matches.score[counts], matches.iou[counts]
+    if not len(hit):
+        return LRP(1.0, None, None, None, None)
+    tp, fp = hit.cumsum(), (~hit).cumsum()
+    loc = ((1 - ious) * hit).cumsum()
+    error = (loc / (1 - LRP_IOU) + fp + num_gts - tp) / (fp + num_gts)
+    best = int(error.argmin())
+    found = int(tp[best])
+    return LRP(
+        olrp=float(error[best]),
+        loc=float(loc[best] / found) if found else None,
+        fp=float(fp[best] / (tp[best] + fp[best])),
+        fn=float(1 - tp[best] / num_gts),
+        threshold=float(scores[best]),
+    )
+
+
+def by_size(matching: Matching) -> dict[str, dict[str, float | int | None]]:
+    """Return, for every area range: objects, recall at IoU 0.5, and false positives an image at the best F1.
+
+    Classes are pooled: one score threshold for all, the one of the highest F1 of the range.
+    """
+    result: dict[str, dict[str, float | int | None]] = {}
+    for a, name in enumerate(matching.areas):
+        hits, scores = pooled(matching, a)
+        num_gts = sum(int(m.gt_counts[a].sum()) for m in matching.classes.values())
+        row: dict[str, float | int | None] = {"objects": num_gts, "recall": None, "best_f1": None}
+        row |= {"score_at_best_f1": None, "false_positives_per_image": None}
+        if num_gts:
+            row["recall"] = float(hits.sum() / num_gts)
+        if num_gts and len(hits):
+            tp, fp = hits.cumsum(), (~hits).cumsum()
+            f1 = 2 * tp / (tp + fp + num_gts)
+            best = int(f1.argmax())
+            row["best_f1"], row["score_at_best_f1"] = float(f1[best]), float(scores[best])
+            row["false_positives_per_image"] = float(fp[best] / matching.num_images)
+        result[name] = row
+    return result
+
+
+def calibration(matching: Matching, bins: int = CALIBRATION_BINS) -> dict[str, Any]:
+    """Return the expected calibration error of the scores at IoU 0.5, and the curve behind it.
+
+    ECE = sum over bins of (detections in the bin / all detections) * |precision - mean score|, bins of equal width.
+
+    Args:
+        matching: The matching.
+        bins: Number of bins between 0 and 1.
+
+    Returns:
+        ``ece`` (None without detections), and by bin ``count``, ``score`` and ``precision`` (None where empty).
+    """
+    hits, scores = pooled(matching, 0)
+    place = (scores * bins).astype(int).clip(0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    mean_score = np.bincount(place, scores, bins) / np.maximum(count, 1)
+    precision = np.bincount(place, hits, bins) / np.maximum(count, 1)
+    error = float((count * np.abs(precision - mean_score)).sum() / count.sum()) if count.sum() else None
+    return {
+        "ece": error,
+        "count": count.tolist(),
+        "score": _or_none(mean_score, count),
+        "precision": _or_none(precision, count),
+    }
+
+
+def pooled(matching: Matching, area: int) -> tuple[np.ndarray, Floats]:
+    """Return hit (at IoU 0.5) and score of the detections that count, all classes together, best first."""
+    parts = [
+        (m.hit[area, AT_50][m.counts[area, AT_50]], m.score[m.counts[area, AT_50]]) for m in matching.classes.values()
+    ]
+    hits, scores = (np.concatenate(column) for column in zip(*parts)) if parts else (np.zeros(0, bool), np.zeros(0))
+    order = np.argsort(-scores, kind="mergesort")
+    return hits[order], scores[order]
+
+
+def _or_none(values: Floats, count: np.ndarray) -> list[float | None]:
+    return [float(v) if n else None for v, n in zip(values, count)]

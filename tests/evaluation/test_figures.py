@@ -1,0 +1,170 @@
+"""oLRP, sizes and calibration against literal loops; inputs by file name; area ranges."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from rfla_yolo import evaluate
+from rfla_yolo.evaluation.coco import resolve_areas
+from rfla_yolo.evaluation.inputs import load_inputs
+
+from .test_coco import GOLDEN, box_set, load
+
+
+def found_and_missed(gt, dt):
+    """Greedy matching at IoU 0.5 for sets without crowd: hits by (score, hit), and the number of objects."""
+
+    def iou(a, b):
+        w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+        h = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+        common = max(w, 0) * max(h, 0)
+        return common / (a[2] * a[3] + b[2] * b[3] - common)
+
+    free = [dict(a) for a in gt["annotations"]]
+    hits = []
+    for d in sorted(dt, key=lambda d: -d["score"]):
+        same = [a for a in free if (a["image_id"], a["category_id"]) == (d["image_id"], d["category_id"])]
+        best = max(same, key=lambda a: iou(a["bbox"], d["bbox"]), default=None)
+        hit = best is not None and iou(best["bbox"], d["bbox"]) >= 0.5
+        if hit:
+            free.remove(best)
+        hits.append((d["score"], hit))
+    return hits, len(gt["annotations"])
+
+
+@pytest.fixture
+def plain():
+    """The golden case "single" without crowd boxes and with distinct scores."""
+    gt, dt = load("single", "gt"), load("single", "dt")
+    gt["annotations"] = [a for a in gt["annotations"] if not a["iscrowd"]]
+    return gt, [{**d, "score": 1 - (i + 0.5) / len(dt)} for i, d in enumerate(sorted(dt, key=lambda d: -d["score"]))]
+
+
+def test_by_size_against_loops(plain):
+    gt, dt = plain
+    used = {a["category_id"] for a in gt["annotations"]}
+    dt = [d for d in dt if d["category_id"] in used]
+    hits, objects = found_and_missed(gt, dt)
+    row = evaluate(gt, dt).by_size["all"]
+    assert row["objects"] == objects
+    assert row["recall"] == pytest.approx(sum(hit for _, hit in hits) / objects)
+    best = (0.0, None, None)
+    for n in range(1, len(hits) + 1):
+        tp = sum(hit for _, hit in hits[:n])
+        best = max(best, (2 * tp / (n + objects), hits[n - 1][0], n - tp), key=lambda row: row[0])
+    assert row["best_f1"] == pytest.approx(best[0])
+    assert row["score_at_best_f1"] == pytest.approx(best[1])
+    assert row["false_positives_per_image"] == pytest.approx(best[2] / len(gt["images"]))
+
+
+def test_calibration_against_loops(plain):
+    gt, dt = plain
+    used = {a["category_id"] for a in gt["annotations"]}
+    hits, _ = found_and_missed(gt, [d for d in dt if d["category_id"] in used])
+    hits += [(d["score"], False) for d in dt if d["category_id"] not in used]
+    expected = 0.0
+    for b in range(15):
+        inside = [(s, h) for s, h in hits if b / 15 <= s < (b + 1) / 15]
+        if inside:
+            gap = sum(h for _, h in inside) / len(inside) - sum(s for s, _ in inside) / len(inside)
+            expected += len(inside) / len(hits) * abs(gap)
+    result = evaluate(gt, dt).calibration
+    assert result["ece"] == pytest.approx(expected)
+    assert sum(result["count"]) == len(hits)
+
+
+def test_perfect_detections():
+    gt, _ = box_set([[10, 10, 4, 4], [30, 30, 40, 40]], [])
+    dt = [{"image_id": 1, "category_id": 1, "bbox": a["bbox"], "score": 1.0} for a in gt["annotations"]]
+    result = evaluate(gt, dt)
+    assert (result["oLRP"], result["oLRP_loc"], result["oLRP_fp"], result["oLRP_fn"]) == (0, 0, 0, 0)
+    assert result.calibration["ece"] == 0
+    assert result.by_size["vt"] == {
+        "objects": 1,
+        "recall": 1.0,
+        "best_f1": 1.0,
+        "score_at_best_f1": 1.0,
+        "false_positives_per_image": 0.0,
+    }
+    assert result.by_size["s"]["recall"] is None
+
+
+def test_no_detection_is_an_error_of_one(caplog):
+    with caplog.at_level(logging.WARNING, "rfla_yolo"):
+        result = evaluate(*box_set([[1, 1, 5, 5]], []))
+    assert result["oLRP"] == 1
+    assert result["oLRP_loc"] is None
+    assert "predictions: no detections at all" in caplog.text
+
+
+def test_everything_is_plain_json():
+    result = evaluate(GOLDEN / "single_gt.json", GOLDEN / "single_dt.json")
+    assert json.loads(json.dumps(result.to_dict())) == result.to_dict()
+
+
+class TestAreas:
+    def test_coco(self):
+        """An object of 40 px is small to none of COCO's ranges but medium."""
+        result = evaluate(*box_set([[0, 0, 40, 40]], [([0, 0, 40, 40], 0.9)]), areas="coco")
+        assert (result["APs"], result["APm"], result["APl"]) == (None, pytest.approx(1), None)
+
+    def test_borders(self):
+        result = evaluate(*box_set([[0, 0, 5, 5]], [([0, 0, 5, 5], 0.9)]), areas=[0, 4, 16])
+        assert (result["AP0-4"], result["AP4-16"], result["AP16+"]) == (None, pytest.approx(1), None)
+
+    @pytest.mark.parametrize("bad", ["lvis", [8], [8, 4], [-1, 4]])
+    def test_bad(self, bad):
+        with pytest.raises(ValueError, match="areas must be"):
+            resolve_areas(bad)
+
+
+class TestImagesByName:
+    gt: dict = {  # noqa: RUF012
+        "images": [{"id": 7, "file_name": "a/one.png"}, {"id": 8, "file_name": "b/two.png"}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 1, "bbox": [0, 0, 5, 5]}],
+        "categories": [{"id": 1, "name": "ship"}],
+    }
+
+    @pytest.mark.parametrize("key", [7, "a/one.png", "one.png", "one"])
+    def test_found(self, key):
+        detection = {"image_id": key, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}
+        assert evaluate(self.gt, [detection])["APvt"] == pytest.approx(1)
+
+    def test_ultralytics_file(self):
+        """Ultralytics writes the stem, as a number where it is one, and the file name."""
+        gt = {**self.gt, "images": [{"id": 7, "file_name": "0042.png"}, {"id": 42, "file_name": "x.png"}]}
+        detection = {"image_id": "0042", "file_name": "0042.png", "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}
+        assert load_inputs(gt, [detection]).detections[0]["image_id"] == 7
+
+    @pytest.mark.parametrize(("key", "message"), [("three.png", "no id and no file name"), (None, "no id")])
+    def test_unknown(self, key, message):
+        with pytest.raises(ValueError, match=f"predictions, entry 0: image_id {key!r} is {message}"):
+            evaluate(self.gt, [{"image_id": key, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}])
+
+    def test_ambiguous(self):
+        gt = {**self.gt, "images": [{"id": 7, "file_name": "a/one.png"}, {"id": 8, "file_name": "b/one.png"}]}
+        with pytest.raises(ValueError, match=r"image_id 'one\.png' fits 2 images"):
+            evaluate(gt, [{"image_id": "one.png", "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}])
+
+
+class TestBadTruth:
+    def test_repeated_id(self):
+        gt = {**TestImagesByName.gt, "annotations": TestImagesByName.gt["annotations"] * 2}
+        with pytest.raises(ValueError, match="annotations: annotations: id 1 occurs 2 times, expected once"):
+            evaluate(gt, [])
+
+    def test_unknown_image(self, tmp_path: Path):
+        gt = {**TestImagesByName.gt, "images": []}
+        (tmp_path / "gt.json").write_text(json.dumps(gt))
+        with pytest.raises(ValueError, match=r"gt\.json, annotation 0: image_id 7 is not among the images"):
+            evaluate(tmp_path / "gt.json", [])
+
+    def test_annotation_id_zero_counts(self):
+        """COCO's matcher takes object 0 for none."""
+        gt = {**TestImagesByName.gt, "annotations": [{**TestImagesByName.gt["annotations"][0], "id": 0}]}
+        detection = {"image_id": 7, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}
+        assert evaluate(gt, [detection])["AP"] == pytest.approx(1)
