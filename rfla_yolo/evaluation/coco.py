@@ -27,7 +27,7 @@ class Evaluation:
         per_class: The same by class name, and the best score threshold of each.
         by_size: Objects, recall and false positives by area range; empty without details.
         calibration: Expected calibration error and its curve; empty without details.
-        num_images: Images evaluated.
+        images: COCO images, ordered by id.
         num_objects: Objects of the ground truth that are not crowd.
         num_detections: Detections read.
         matching: The matches behind all of this.
@@ -37,9 +37,9 @@ class Evaluation:
     per_class: dict[str, dict[str, float | None]]
     by_size: dict[str, dict[str, float | int | None]]
     calibration: dict[str, Any]
-    num_images: int
     num_objects: int
     num_detections: int
+    images: list[dict[str, Any]] = field(repr=False)
     matching: Matching = field(compare=False, repr=False)
 
     def __getitem__(self, name: str) -> float | None:
@@ -52,7 +52,7 @@ class Evaluation:
             "per_class": self.per_class,
             "by_size": self.by_size,
             "calibration": self.calibration,
-            "images": self.num_images,
+            "images": len(self.images),
             "objects": self.num_objects,
             "detections": self.num_detections,
         }
@@ -118,7 +118,7 @@ def evaluate(
         per_class=per_class,
         by_size=by_size(matching) if details else {},
         calibration=calibration(matching) if details else {},
-        num_images=len(inputs.images),
+        images=inputs.images,
         num_objects=sum(not obj["iscrowd"] for obj in inputs.annotations),
         num_detections=len(inputs.detections),
         matching=matching,

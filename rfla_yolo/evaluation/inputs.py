@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 Json = Mapping[str, Any]
 LOGGER = logging.getLogger("rfla_yolo")
 
@@ -23,7 +25,7 @@ class Inputs:
         images: COCO images, ordered by id.
         annotations: Their objects.
         categories: COCO categories, ordered by id.
-        detections: Their detections, with the keys that count.
+        detections: Their detections, ids and boxes as COCO has them.
     """
 
     images: list[dict[str, Any]]
@@ -84,9 +86,32 @@ def _check_truth(truth: Any, name: str) -> None:
         _check_entry(annotation, images, categories, f"{name}, annotation {i}")
 
 
-def _checked_detections(found: Sequence[Json], truth: Json, name: str) -> Iterable[dict[str, Any]]:
-    """Yield the detections with numeric image ids; raise ValueError at the first that cannot be evaluated."""
+def _checked_detections(found: Sequence[Json], truth: Json, name: str) -> list[dict[str, Any]]:
+    """Return the detections with numeric image ids; raise ValueError at the first that cannot be evaluated."""
     images, categories = {i["id"] for i in truth["images"]}, {c["id"] for c in truth["categories"]}
+    if not _all_fine(found, images, categories):
+        found = list(_one_by_one(found, truth, images, categories, name))
+    # a segmentation is given, or the library would make a polygon of every box
+    keys = ("image_id", "category_id", "bbox", "score")
+    return [{**{key: d[key] for key in keys}, "segmentation": []} for d in found]
+
+
+def _all_fine(found: Sequence[Json], images: set[Any], categories: set[Any]) -> bool:
+    """Check everything at once, which is fast; False sends the detections through the check that can explain."""
+    try:
+        boxes = np.array([d["bbox"] for d in found], dtype=float).reshape(len(found), 4)
+        scores = np.array([d["score"] for d in found], dtype=float)
+        known = images.issuperset(d["image_id"] for d in found)
+        known &= categories.issuperset(d["category_id"] for d in found)
+    except (KeyError, TypeError, ValueError):
+        return False
+    return bool(known and np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all() and np.isfinite(scores).all())
+
+
+def _one_by_one(
+    found: Sequence[Json], truth: Json, images: set[Any], categories: set[Any], name: str
+) -> Iterable[dict[str, Any]]:
+    """Yield the detections, images found by name where they are not named by id."""
     by_name: dict[str, set[Any]] = defaultdict(set)
     for image in truth["images"]:
         file_name = str(image.get("file_name", ""))

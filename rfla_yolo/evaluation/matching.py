@@ -102,9 +102,9 @@ def match(inputs: Inputs, areas: Areas = AITOD_AREAS, details: bool = True) -> M
 
     truth = {"images": inputs.images, "annotations": inputs.annotations, "categories": inputs.categories}
     coco = COCO(truth)
-    # the library would make a polygon of every box
-    detections = [{**d, "segmentation": []} for d in inputs.detections]
-    run = COCOeval_faster(coco, coco.loadRes(detections), iouType="bbox", print_function=_silent, separate_eval=True)
+    run = COCOeval_faster(
+        coco, coco.loadRes(inputs.detections), iouType="bbox", print_function=_silent, separate_eval=True
+    )
     run.params.imgIds = [image["id"] for image in inputs.images]
     run.params.catIds = [category["id"] for category in inputs.categories]
     run.params.iouThrs = IOU_THRESHOLDS

@@ -51,7 +51,7 @@ def test_worked_by_hand():
     assert result["APs"] is None
     assert result["oLRP"] == pytest.approx(0.5)  # at 0.9: one found exactly, one missed; no better at 0.8
     assert result.per_class["ship"] == {**result.metrics, "threshold": 0.9}
-    assert (result.num_images, result.num_objects, result.num_detections) == (1, 2, 2)
+    assert (len(result.images), result.num_objects, result.num_detections) == (1, 2, 2)
 
 
 def test_ap25():
