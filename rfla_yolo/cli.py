@@ -1,8 +1,10 @@
-"""The commands ``rfla-yolo train|val|export`` and the scripts ``train.py``, ``val.py`` and ``export.py``."""
+"""The commands of ``rfla-yolo``, and the scripts ``train.py``, ``val.py`` and ``export.py``."""
 
 from __future__ import annotations
 
 import argparse
+import glob
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -86,7 +88,72 @@ def export(argv: Sequence[str]) -> None:
     print(f"Wrote {export_model(weights, **args)}")
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "val": val, "export": export}
+def evaluate(argv: Sequence[str]) -> None:
+    """Evaluate a file of detections, COCO JSON: AP by object size and more."""
+    parser = _plain_parser("evaluate", evaluate.__doc__)
+    parser.add_argument("--annotations", required=True, help="COCO ground truth")
+    parser.add_argument("--predictions", required=True, help="COCO detections; images by id or file name")
+    parser.add_argument("--out", help="folder for metrics.json and a page of tables and pictures")
+    _add_areas(parser)
+    args = parser.parse_args(argv)
+    from . import evaluation
+
+    result = evaluation.evaluate(args.annotations, args.predictions, areas=args.areas)
+    print(result.table())
+    if args.out:
+        page = result.plot(args.out)
+        (page.parent / "metrics.json").write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
+        print(f"Wrote {page} and metrics.json")
+
+
+def compare(argv: Sequence[str]) -> None:
+    """Compare two models on the same ground truth, by a paired bootstrap."""
+    parser = _plain_parser("compare", compare.__doc__)
+    runs = "; several runs (seeds) by a quoted pattern: 'tal-*/predictions.json'"
+    parser.add_argument("first", help=f"detections of the first model{runs}")
+    parser.add_argument("second", help=f"detections of the second model{runs}")
+    parser.add_argument("--annotations", required=True, help="COCO ground truth")
+    parser.add_argument("--groups", help="regular expression on file names: images of one match are drawn together")
+    parser.add_argument("--resamples", type=int, default=2000, help="number of resamples [2000]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the resampling [0]")
+    parser.add_argument("--out", help="JSON file to write")
+    _add_areas(parser)
+    args = parser.parse_args(argv)
+    from . import evaluation
+
+    first, second = (sorted(glob.glob(side)) or [side] for side in (args.first, args.second))
+    options: dict[str, Any] = {
+        "groups": args.groups,
+        "areas": args.areas,
+        "resamples": args.resamples,
+        "seed": args.seed,
+    }
+    result = evaluation.compare(first, second, args.annotations, **options)
+    print(result.table())
+    if args.out:
+        Path(args.out).write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
+        print(f"Wrote {args.out}")
+
+
+def _plain_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"rfla-yolo {command}", description=description, allow_abbrev=False)
+
+
+def _add_areas(parser: argparse.ArgumentParser) -> None:
+    def areas(text: str) -> str | list[float]:
+        return [float(border) for border in text.split(",")] if text[:1].isdigit() else text
+
+    parser.add_argument("--areas", type=areas, default="aitod", help="aitod, coco, or borders in px: 0,8,16,32 [aitod]")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train,
+    "val": val,
+    "export": export,
+    "evaluate": evaluate,
+    "compare": compare,
+}
+ULTRALYTICS_COMMANDS = ("train", "val", "export")  # take all of its arguments
 
 
 def main(argv: Sequence[str]) -> None:

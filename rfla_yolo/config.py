@@ -16,6 +16,7 @@ from .assign.rfla import check_decay, check_topk, lookup
 
 ASSIGNERS = ("rfla", "tal")
 RF_SOURCES = ("trf", "stride")
+FITNESS = {"map": None, "aitod": "AP", "APt": "APt", "APvt": "APvt"}  # setting: figure of the evaluation
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class RFLAConfig:
     rf: str | tuple[float, ...] = "trf"
     rf_scale: float = 0.5
     skip_bad_labels: bool = False
+    fitness: str = "map"
 
     def __post_init__(self) -> None:
         if self.assigner not in ASSIGNERS:
@@ -56,6 +58,7 @@ class RFLAConfig:
         lookup("candidates", self.candidates, CANDIDATES)
         lookup("select", self.select, SELECTORS)
         lookup("target", self.target, TARGETS)
+        lookup("fitness", self.fitness, FITNESS)
         if not _is_positive(self.rf_scale):
             raise ValueError(f"rf_scale must be a number above 0, not {self.rf_scale!r}")
         sizes: Any = [self.rf] if _is_positive(self.rf) else self.rf  # one level: the number alone

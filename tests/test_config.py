@@ -65,6 +65,7 @@ def test_survives_a_file(tmp_path):
         ({"rf": "erf"}, "rf must be 'trf', 'stride' or one size in px"),
         ({"rf": [8, -1]}, "not \\[8, -1\\]"),
         ({"rf_scale": 0}, "rf_scale must be a number above 0, not 0"),
+        ({"fitness": "APm"}, "fitness must be one of 'map', 'aitod', 'APt', 'APvt', not 'APm'"),
         ({"skip_bad_labels": 1}, "skip_bad_labels must be True or False, not 1"),
     ],
 )

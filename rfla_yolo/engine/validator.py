@@ -13,11 +13,12 @@ import torch
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import LOGGER, nms, ops
 
-from ..config import RFLAConfig
+from ..config import FITNESS, RFLAConfig
 from ..evaluation import TABLE, Evaluation, evaluate, percent
 from .data import check_dataset, check_labels
 
 MAX_DET = 3000  # detections an image; Ultralytics' 300 cuts dense images, RFLA's configs keep 3000
+MAX_NMS = 30000  # boxes an image that enter non-maximum suppression, Ultralytics' value
 SIZE_METRICS = tuple(f"metrics/{name}" for name in TABLE)  # columns of results.csv
 
 
@@ -57,10 +58,13 @@ class RFLAValidator(DetectionValidator):
             self.args.iou,
             multi_label=True,
             agnostic=self.args.single_cls or self.args.agnostic_nms,
-            max_det=self.args.max_det,
+            max_det=self.args.max_det if self.end2end else MAX_NMS,
             max_time_img=math.inf,
+            max_nms=MAX_NMS,
             end2end=self.end2end,
         )
+        self._cut = [max(len(x) - self.args.max_det, 0) for x in outputs]
+        outputs = [x[: self.args.max_det] for x in outputs]  # best first: what max_det would have left
         return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in outputs]
 
     def update_metrics(self, preds: list[dict[str, torch.Tensor]], batch: dict[str, Any]) -> None:
@@ -71,11 +75,12 @@ class RFLAValidator(DetectionValidator):
             scaled = self.scale_preds(pred, image)
             columns = [ops.xyxy2ltwh(scaled["bboxes"]), scaled["conf"][:, None], scaled["cls"][:, None]]
             detections = torch.cat(columns, 1).double().cpu().numpy()
-            self.jdict.append((image["im_file"], tuple(image["ori_shape"]), detections))
+            self.jdict.append((image["im_file"], tuple(image["ori_shape"]), detections, self._cut[i]))
 
     def get_stats(self) -> dict[str, Any]:
-        """Add AP by size to Ultralytics' metrics."""
+        """Add AP by size to Ultralytics' metrics, and let the fitness be the figure that the settings name."""
         stats = super().get_stats()
+        self._warn_of_cuts()
         if self._ground_truth is None:
             self._ground_truth = self._load_ground_truth()
         predictions = self._predictions(self._ground_truth)
@@ -86,8 +91,12 @@ class RFLAValidator(DetectionValidator):
             _write_json(self.save_dir / "predictions.json", predictions)
             figures = {**self.evaluation.to_dict(), "ultralytics": {k: float(v) for k, v in stats.items()}}
             _write_json(self.save_dir / "metrics.json", figures, indent=2)
-            LOGGER.info(f"Wrote {self.save_dir / 'metrics.json'} and {self.save_dir / 'predictions.json'}")
-        values = (self.evaluation[name] for name in TABLE)
+            if self.args.plots:
+                evaluation.plot(self.save_dir)
+            LOGGER.info(f"Wrote {self.save_dir}: metrics.json, predictions.json" + ", index.html" * self.args.plots)
+        if figure := FITNESS[self.rfla.fitness]:
+            stats["fitness"] = evaluation[figure] or 0.0  # undefined would count as a failed training
+        values = (evaluation[name] for name in TABLE)
         return stats | {k: math.nan if v is None else v for k, v in zip(SIZE_METRICS, values)}
 
     def get_desc(self) -> str:
@@ -119,10 +128,20 @@ class RFLAValidator(DetectionValidator):
         sizes = "".join(f"{percent(figures.get(metric)):>7}" for metric in TABLE)
         LOGGER.info(f"{name:>22}{images:>10}{instances:>10}{cells}{sizes}")
 
+    def _warn_of_cuts(self) -> None:
+        """Say where ``max_det`` has cut detections off."""
+        cut = {im_file: count for im_file, _, _, count in self.jdict if count}
+        if cut:
+            worst = max(cut, key=lambda im_file: cut[im_file])
+            LOGGER.warning(
+                f"max_det={self.args.max_det} cut off {sum(cut.values())} detections in {len(cut)} images, "
+                f"most in {worst}: {cut[worst]}"
+            )
+
     def _predictions(self, truth: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the kept detections as COCO; evaluated exactly as they are written."""
         predictions: list[dict[str, Any]] = []
-        for im_file, _, detections in self.jdict:
+        for im_file, _, detections, _ in self.jdict:
             image_id = truth["image_ids"][im_file]
             boxes, scores = detections[:, :4].round(4).tolist(), detections[:, 4].round(7).tolist()
             for box, score, label in zip(boxes, scores, detections[:, 5].astype(int).tolist()):
@@ -174,7 +193,7 @@ class RFLAValidator(DetectionValidator):
 
     def _annotations_from_labels(self) -> dict[str, Any]:
         """Make COCO ground truth from the labels, in pixels of the original image, ids from 1."""
-        shapes = {im_file: shape for im_file, shape, _ in self.jdict}
+        shapes = {im_file: shape for im_file, shape, *_ in self.jdict}
         image_ids = {im_file: i for i, im_file in enumerate(sorted(shapes), start=1)}
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []

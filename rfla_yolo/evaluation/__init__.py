@@ -1,7 +1,8 @@
 """AI-TOD evaluation of COCO JSON: average precision and recall by object size, and more. Knows no trainer."""
 
-from .coco import TABLE, Evaluation, evaluate, percent
+from .coco import TABLE, Evaluation, evaluate
 from .compare import Comparison, Difference, compare
+from .figures import percent
 from .matching import AITOD_AREAS, COCO_AREAS
 
 __all__ = [

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .figures import LRP, by_size, calibration, lrp
-from .inputs import Json, load_inputs
+from .figures import LRP, by_size, calibration, lrp, percent
+from .inputs import Inputs, Json, load_inputs
 from .matching import AITOD_AREAS, AT_50, COCO_AREAS, MAX_DETS, Areas, Floats, Matching, match
+from .pictures import write_page
 
 TABLE = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
@@ -27,7 +28,7 @@ class Evaluation:
         per_class: The same by class name, and the best score threshold of each.
         by_size: Objects, recall and false positives by area range; empty without details.
         calibration: Expected calibration error and its curve; empty without details.
-        images: COCO images, ordered by id.
+        inputs: What was evaluated.
         num_objects: Objects of the ground truth that are not crowd.
         num_detections: Detections read.
         matching: The matches behind all of this.
@@ -39,8 +40,13 @@ class Evaluation:
     calibration: dict[str, Any]
     num_objects: int
     num_detections: int
-    images: list[dict[str, Any]] = field(repr=False)
+    inputs: Inputs = field(compare=False, repr=False)
     matching: Matching = field(compare=False, repr=False)
+
+    @property
+    def images(self) -> list[dict[str, Any]]:
+        """The images evaluated, ordered by id."""
+        return self.inputs.images
 
     def __getitem__(self, name: str) -> float | None:
         return self.metrics[name]
@@ -56,6 +62,10 @@ class Evaluation:
             "objects": self.num_objects,
             "detections": self.num_detections,
         }
+
+    def plot(self, folder: str | Path) -> Path:
+        """Write a page of tables and pictures, and return its path; needs an evaluation with details."""
+        return write_page(self, folder)
 
     def table(self, names: Sequence[str] | None = None) -> str:
         """Return figures by class as a text table, in percent."""
@@ -118,7 +128,7 @@ def evaluate(
         per_class=per_class,
         by_size=by_size(matching) if details else {},
         calibration=calibration(matching) if details else {},
-        images=inputs.images,
+        inputs=inputs,
         num_objects=sum(not obj["iscrowd"] for obj in inputs.annotations),
         num_detections=len(inputs.detections),
         matching=matching,
@@ -177,13 +187,3 @@ def _mean(values: Floats) -> float | None:
     """Mean of the defined values; COCO marks the others by -1."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else None
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """Return a share as text in percent, a dash where it is undefined.
-
-    Example:
-        >>> percent(0.1234), percent(None)
-        ('12.3', '-')
-    """
-    return "-" if value is None else f"{100 * value:.{digits}f}"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .coco import Evaluation, evaluate, percent
-from .figures import LRP_IOU
+from .coco import Evaluation, evaluate
+from .figures import LRP_IOU, percent
 from .inputs import Json
 from .matching import AT_50, IOU_THRESHOLDS, MAX_DETS, Areas, Bools, ClassMatches, Floats, Ints, Matching
 

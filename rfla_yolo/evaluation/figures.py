@@ -118,5 +118,15 @@ def pooled(matching: Matching, area: int) -> tuple[np.ndarray, Floats]:
     return hits[order], scores[order]
 
 
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a share as text in percent, a dash where it is undefined.
+
+    Example:
+        >>> percent(0.1234), percent(None)
+        ('12.3', '-')
+    """
+    return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
 def _or_none(values: Floats, count: np.ndarray) -> list[float | None]:
     return [float(v) if n else None for v, n in zip(values, count)]

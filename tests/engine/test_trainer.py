@@ -113,6 +113,17 @@ class TestSettings:
         assert RFLATrainer(overrides=arguments).rfla == RFLAConfig(topk=(7, 2))
 
 
+class TestFitness:
+    def test_best_follows_it(self, tiny_set, tmp_path):
+        model = RFLAYOLO("yolov8n-p2.yaml")
+        settings = {**LEARNED, "fitness": "APt", "project": str(tmp_path), "name": "run"}
+        seen = []
+        model.add_callback("on_model_save", lambda t: seen.append((t.fitness, t.metrics["metrics/APt"])))
+        model.train(data=str(tiny_set), **settings)
+        assert all(a == b for a, b in seen)
+        assert max(a for a, _ in seen) > 0
+
+
 class TestResume:
     def test_settings_come_back(self, tiny_set, tmp_path):
         class StopError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -97,12 +98,30 @@ def test_suppression_has_no_time_limit(validate, monkeypatch):
 
     def spy(*args, **kwargs):
         limits.append(kwargs["max_time_img"])
-        assert kwargs["max_det"] == 3000
+        assert kwargs["max_det"] == kwargs["max_nms"] == 30000  # Ultralytics' own limit before the suppression
         return original(*args, **kwargs)
 
     monkeypatch.setattr(nms, "non_max_suppression", spy)
     validate()
     assert set(limits) == {float("inf")}
+
+
+def test_detections_cut_off_are_named(validate, caplog):
+    _, folder = validate(conf=1e-6)
+    everything = read(folder / "predictions.json")
+    per_image = Counter(d["image_id"] for d in everything)
+    names = {image["id"]: image["file_name"] for image in read(folder / "annotations.json")["images"]}
+    worst, most = per_image.most_common(1)[0]
+    limit = most - 3
+    with caplog.at_level("WARNING", "ultralytics"):
+        _, limited = validate(conf=1e-6, max_det=limit, name="limited")
+    message = next(r.message for r in caplog.records if "cut off" in r.message)
+    lost = sum(max(n - limit, 0) for n in per_image.values())
+    assert f"max_det={limit} cut off {lost} detections" in message
+    assert message.endswith(f"{names[worst]}: 3")
+    kept = read(limited / "predictions.json")
+    best = sorted((d["score"] for d in everything if d["image_id"] == worst), reverse=True)[:limit]
+    assert sorted((d["score"] for d in kept if d["image_id"] == worst), reverse=True) == best
 
 
 def test_defaults():

@@ -1,0 +1,5 @@
+"""Pages of tables and pictures that open from disk, without a network."""
+
+from .page import Page
+
+__all__ = ["Page"]
