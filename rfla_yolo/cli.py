@@ -94,6 +94,7 @@ def evaluate(argv: Sequence[str]) -> None:
     parser.add_argument("--annotations", required=True, help="COCO ground truth")
     parser.add_argument("--predictions", required=True, help="COCO detections; images by id or file name")
     parser.add_argument("--out", help="folder for metrics.json and a page of tables and pictures")
+    parser.add_argument("--images", help="folder of the images, to show the worst of them on the page")
     _add_areas(parser)
     args = parser.parse_args(argv)
     from . import evaluation
@@ -101,7 +102,8 @@ def evaluate(argv: Sequence[str]) -> None:
     result = evaluation.evaluate(args.annotations, args.predictions, areas=args.areas)
     print(result.table())
     if args.out:
-        page = result.plot(args.out)
+        files = {image["id"]: Path(args.images, image["file_name"]) for image in result.images} if args.images else {}
+        page = result.plot(args.out, {i: file for i, file in files.items() if file.is_file()})
         (page.parent / "metrics.json").write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
         print(f"Wrote {page} and metrics.json")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .errors import error_breakdown
 from .figures import LRP, by_size, calibration, lrp, percent
 from .inputs import Inputs, Json, load_inputs
 from .matching import AITOD_AREAS, AT_50, COCO_AREAS, MAX_DETS, Areas, Floats, Matching, match
@@ -28,6 +29,7 @@ class Evaluation:
         per_class: The same by class name, and the best score threshold of each.
         by_size: Objects, recall and false positives by area range; empty without details.
         calibration: Expected calibration error and its curve; empty without details.
+        errors: Count and cost of each kind of error by area range; empty without details.
         inputs: What was evaluated.
         num_objects: Objects of the ground truth that are not crowd.
         num_detections: Detections read.
@@ -38,6 +40,7 @@ class Evaluation:
     per_class: dict[str, dict[str, float | None]]
     by_size: dict[str, dict[str, float | int | None]]
     calibration: dict[str, Any]
+    errors: dict[str, dict[str, dict[str, float | int]]]
     num_objects: int
     num_detections: int
     inputs: Inputs = field(compare=False, repr=False)
@@ -58,14 +61,20 @@ class Evaluation:
             "per_class": self.per_class,
             "by_size": self.by_size,
             "calibration": self.calibration,
+            "errors": self.errors,
             "images": len(self.images),
             "objects": self.num_objects,
             "detections": self.num_detections,
         }
 
-    def plot(self, folder: str | Path) -> Path:
-        """Write a page of tables and pictures, and return its path; needs an evaluation with details."""
-        return write_page(self, folder)
+    def plot(self, folder: str | Path, images: Mapping[Any, str | Path] | None = None) -> Path:
+        """Write a page of tables and pictures and return its path.
+
+        Args:
+            folder: Folder of the page.
+            images: Image files by image id, to show the worst images.
+        """
+        return write_page(self, folder, images)
 
     def table(self, names: Sequence[str] | None = None) -> str:
         """Return figures by class as a text table, in percent."""
@@ -97,7 +106,7 @@ def evaluate(
         image_ids: Images to evaluate; all by default.
         areas: Size ranges: ``"aitod"``, ``"coco"``, borders of sqrt(area) in px (0, 8, 16, 32), or ranges of area in
             px^2 by name.
-        details: Also compute oLRP, the figures by size, and calibration.
+        details: Also compute oLRP, the figures by size, calibration, and the error breakdown.
 
     Returns:
         The figures.
@@ -128,6 +137,7 @@ def evaluate(
         per_class=per_class,
         by_size=by_size(matching) if details else {},
         calibration=calibration(matching) if details else {},
+        errors=error_breakdown(matching) if details else {},
         inputs=inputs,
         num_objects=sum(not obj["iscrowd"] for obj in inputs.annotations),
         num_detections=len(inputs.detections),

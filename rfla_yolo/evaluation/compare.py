@@ -12,11 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .coco import Evaluation, evaluate
-from .figures import LRP_IOU, percent
+from .figures import LRP_IOU, average_precision, percent
 from .inputs import Json
 from .matching import AT_50, IOU_THRESHOLDS, MAX_DETS, Areas, Bools, ClassMatches, Floats, Ints, Matching
-
-RECALLS = np.linspace(0, 1, 101)  # where COCO reads precision off
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,7 @@ def resample(matching: Matching, unit_of: Ints, draws: NDArray[Any]) -> dict[str
             suffix = "" if a == 0 else area
             for t in range(len(IOU_THRESHOLDS)):
                 curve = _curve(matches, a, t, unit_of, draws)
-                precision = np.where(num_gts > 0, _average_precision(curve, num_gts), np.nan)
+                precision = np.where(num_gts > 0, average_precision(curve.true, curve.all, num_gts), np.nan)
                 if t >= AT_50:
                     add(f"AP{suffix}", precision)
                 if a == 0 and t in (0, AT_50, AT_50 + 5):
@@ -198,21 +196,6 @@ def _curve(matches: ClassMatches, a: int, t: int, unit_of: Ints, draws: NDArray[
     inside = before < num_hits  # what comes after the last hit changes nothing
     np.add.at(up_to, (before[inside], units[inside]), 1)
     return _Curve(true=draws[units[hit]].cumsum(0), all=up_to.cumsum(0) @ draws, hits=hits)
-
-
-def _average_precision(curve: _Curve, num_gts: Floats) -> Floats:
-    """Mean over 101 recalls of the highest precision at that recall or more, as COCO reads it, (R,)."""
-    if not len(curve.true):
-        return np.zeros(len(num_gts))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(curve.all > 0, curve.true / curve.all, 0)
-        recall = curve.true.astype(np.float64) / num_gts
-    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    reached = (np.nan_to_num(recall) * 100).astype(np.int64)  # recalls reached, but for rounding
-    reached += RECALLS[np.minimum(reached + 1, 100)] <= recall
-    reached -= RECALLS[reached.clip(0, 100)] > recall
-    points = np.diff(np.minimum(reached, 100) + 1, axis=0, prepend=0)  # of the 101, those first reached here
-    return np.asarray((envelope * points).sum(0) / 101)
 
 
 def _olrp(curve: _Curve, matches: ClassMatches, num_gts: Floats, unit_of: Ints, draws: NDArray[Any]) -> Floats:

@@ -10,6 +10,7 @@ import numpy as np
 from .matching import AT_50, ClassMatches, Floats, Matching
 
 LRP_IOU = 0.5
+RECALLS = np.linspace(0, 1, 101)  # where COCO reads precision off
 CALIBRATION_BINS = 15
 
 
@@ -106,6 +107,30 @@ def calibration(matching: Matching, bins: int = CALIBRATION_BINS) -> dict[str, A
         "score": _or_none(mean_score, count),
         "precision": _or_none(precision, count),
     }
+
+
+def average_precision(true: Floats, detections: Floats, num_gts: Floats) -> Floats:
+    """Return the mean over 101 recalls of the highest precision at that recall or more, as COCO reads it.
+
+    Args:
+        true: True positives up to each hit, (hits, R); R resamples, or 1.
+        detections: Detections up to each hit, (hits, R).
+        num_gts: Number of objects, (R,).
+
+    Returns:
+        Average precision, (R,); meaningless where there is no object.
+    """
+    if not len(true):
+        return np.zeros(len(num_gts))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(detections > 0, true / detections, 0)
+        recall = true.astype(np.float64) / num_gts
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    reached = (np.nan_to_num(recall) * 100).astype(np.int64)  # recalls reached, but for rounding
+    reached += RECALLS[np.minimum(reached + 1, 100)] <= recall
+    reached -= RECALLS[reached.clip(0, 100)] > recall
+    points = np.diff(np.minimum(reached, 100) + 1, axis=0, prepend=0)  # of the 101, those first reached here
+    return np.asarray((envelope * points).sum(0) / 101)
 
 
 def pooled(matching: Matching, area: int) -> tuple[np.ndarray, Floats]:

@@ -50,10 +50,13 @@ class ClassMatches:
             unmatched, (A, T, D).
         hit: Whether it matched an object that counts, (A, T, D).
         iou: IoU of a detection with the object that it matched at IoU 0.5, 0 for none, (D,).
+        bbox: Box of each detection, xywh px, (D, 4).
         gt_image: Index of the image of each object, (G,).
         gt_area: Area of each object, px^2, (G,).
         gt_counts: Whether an object counts in an area range, (A, G).
         gt_found: Whether an object was found, (T, G).
+        gt_bbox: Box of each object, xywh px, (G, 4).
+        gt_score: Score of the detection that found an object at IoU 0.5, NaN for none, (G,).
     """
 
     image: Ints
@@ -62,10 +65,13 @@ class ClassMatches:
     counts: Bools
     hit: Bools
     iou: Floats
+    bbox: Floats
     gt_image: Ints
     gt_area: Floats
     gt_counts: Bools
     gt_found: Bools
+    gt_bbox: Floats
+    gt_score: Floats
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,7 @@ def _read_classes(evaluated: list[Any], inputs: Inputs, areas: Areas) -> dict[st
             counts = ~np.array([state[4] for state in states], dtype=bool).reshape(shape)
             partner_50 = partner[0, AT_50]
             pairs = [(d["bbox"], box_of[int(p)]) for d, p in zip(dts, partner_50) if p]
+            finder = {int(p): d["score"] for d, p in zip(dts, partner_50) if p}
             overlap = np.zeros(len(dts))
             overlap[partner_50 != 0] = pairwise_iou(pairs)
             gt_area, crowd = np.array([[g["area"], g["iscrowd"]] for g in gts], dtype=float).reshape(-1, 2).T
@@ -160,10 +167,13 @@ def _read_classes(evaluated: list[Any], inputs: Inputs, areas: Areas) -> dict[st
                 counts=counts,
                 hit=(partner != 0) & counts,
                 iou=overlap,
+                bbox=np.array([d["bbox"] for d in dts], dtype=float).reshape(-1, 4),
                 gt_image=np.full(len(gts), i),
                 gt_area=gt_area,
                 gt_counts=(crowd == 0) & (low <= gt_area) & (gt_area <= high),
                 gt_found=np.array([np.isin(ids, row) for row in partner[0]]).reshape(thresholds, len(gts)),
+                gt_bbox=np.array([g["bbox"] for g in gts], dtype=float).reshape(-1, 4),
+                gt_score=np.array([finder.get(g["id"], np.nan) for g in gts], dtype=float),
             )
             parts.append(part)
         classes[str(category["name"])] = _join(parts, num_areas, thresholds)
@@ -180,16 +190,21 @@ def _join(parts: list[ClassMatches], num_areas: int, thresholds: int) -> ClassMa
         counts=np.zeros((num_areas, thresholds, 0), dtype=bool),
         hit=np.zeros((num_areas, thresholds, 0), dtype=bool),
         iou=empty,
+        bbox=np.zeros((0, 4)),
         gt_image=empty.astype(np.int64),
         gt_area=empty,
         gt_counts=np.zeros((num_areas, 0), dtype=bool),
         gt_found=np.zeros((thresholds, 0), dtype=bool),
+        gt_bbox=np.zeros((0, 4)),
+        gt_score=empty,
     )
+    axis = {"bbox": 0, "gt_bbox": 0}  # the others end in detections or objects
     joined = {
-        f.name: np.concatenate([getattr(p, f.name) for p in (nothing, *parts)], axis=-1) for f in fields(ClassMatches)
+        f.name: np.concatenate([getattr(p, f.name) for p in (nothing, *parts)], axis=axis.get(f.name, -1))
+        for f in fields(ClassMatches)
     }
     order = np.argsort(-joined["score"], kind="mergesort")
-    ordered = {name: a if name.startswith("gt_") else a[..., order] for name, a in joined.items()}
+    ordered = {n: a if n.startswith("gt_") else a.take(order, axis.get(n, -1)) for n, a in joined.items()}
     return ClassMatches(**ordered)
 
 

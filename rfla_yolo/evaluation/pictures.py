@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +19,19 @@ if TYPE_CHECKING:
 
     from .coco import Evaluation
 
+WORST_IMAGES = 6
+WINDOW = 128  # px of an image that the sheet of the worst images magnifies
+MARKS = {"found": "#20c020", "missed": "#ff2020", "false": "#4060ff"}
 SIZE_BINS = (0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)  # borders of sqrt(area), px
 
 
-def write_page(evaluation: Evaluation, folder: str | Path) -> Path:
+def write_page(evaluation: Evaluation, folder: str | Path, images: Mapping[Any, str | Path] | None = None) -> Path:
     """Write tables and pictures of an evaluation.
 
     Args:
         evaluation: An evaluation with details.
         folder: Folder of ``index.html`` and its pictures.
+        images: Image files by image id; with them the page shows the worst images.
 
     Returns:
         Path of the page.
@@ -50,9 +56,23 @@ def write_page(evaluation: Evaluation, folder: str | Path) -> Path:
     page.heading("Precision and recall")
     caption = "Precision against recall at IoU 0.5 by size, mean of the classes"
     page.figure("precision-recall", _recall_figure(evaluation), caption)
+    page.heading("Errors")
+    caption = "Points of AP50 that mending each kind of error would bring, by object size (as TIDE does)"
+    page.figure("errors", _error_figure(evaluation), caption)
+    sizes = list(evaluation.matching.areas)
+    counts_by_kind = [[kind, *(row[size]["count"] for size in sizes)] for kind, row in evaluation.errors.items()]
+    page.table(["number of errors", *sizes], counts_by_kind)
     page.heading("What a score means")
     caption = f"Precision of detections by score; expected calibration error {percent(evaluation.calibration['ece'])}"
     page.figure("calibration", _calibration_figure(evaluation), caption)
+    if images:
+        page.heading("Worst images")
+        threshold = evaluation.by_size["all"]["score_at_best_f1"] or 0.0
+        caption = (
+            f"Where most goes wrong, magnified, at score {threshold:.3f} (best F1, IoU 0.5): "
+            "found in green, missed in red, false in blue"
+        )
+        page.figure("worst", _worst_figure(evaluation, images, threshold), caption)
     return page.write()
 
 
@@ -80,7 +100,8 @@ def _size_figure(evaluation: Evaluation) -> Figure:
     top.legend(frameon=False)
     bottom.bar(x, counts, color="0.6")
     labels = [f"{a}-{b}" for a, b in pairwise(SIZE_BINS)]
-    bottom.set(ylabel="objects", xlabel="object size: square root of the area, px", xticks=x, xticklabels=labels)
+    bottom.set(ylabel="objects", xlabel="object size: square root of the area, px", xticks=x)
+    bottom.set_xticklabels(labels, rotation=30)
     return figure
 
 
@@ -94,6 +115,65 @@ def _recall_figure(evaluation: Evaluation) -> Figure:
     axis.set(xlabel="recall, percent", ylabel="precision, percent", xlim=(0, 100), ylim=(0, 100))
     axis.legend(frameon=False)
     return figure
+
+
+def _error_figure(evaluation: Evaluation) -> Figure:
+    figure, (axis,) = _subplots(1)
+    sizes = list(evaluation.matching.areas)
+    width = 0.8 / len(sizes)
+    for i, size in enumerate(sizes):
+        values = [100 * row[size]["dAP50"] for row in evaluation.errors.values()]
+        axis.bar(np.arange(len(values)) + (i - (len(sizes) - 1) / 2) * width, values, width, label=size)
+    axis.set(ylabel="points of AP50", xticks=np.arange(len(evaluation.errors)), xticklabels=list(evaluation.errors))
+    axis.legend(frameon=False)
+    return figure
+
+
+def _worst_figure(evaluation: Evaluation, images: Mapping[Any, str | Path], threshold: float) -> Figure:
+    """The images with the most misses and false positives, each cut to where they are densest."""
+    from matplotlib.image import imread
+
+    marks = _marks(evaluation, threshold)
+    wrong = {i: len(m["missed"]) + len(m["false"]) for i, m in marks.items()}
+    files = {i: images[image["id"]] for i, image in enumerate(evaluation.images) if image["id"] in images}
+    worst = [i for i in sorted(wrong, key=lambda i: -wrong[i]) if i in files and wrong[i]][:WORST_IMAGES]
+    figure, axes = _subplots((len(worst) + 1) // 2 or 1, columns=2, height=4.2 * ((len(worst) + 1) // 2 or 1))
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, i in zip(axes, worst):
+        picture = imread(files[i])
+        height, width = picture.shape[:2]
+        left, top = _densest(np.array(marks[i]["missed"] + marks[i]["false"]), width, height)
+        axis.imshow(picture, cmap="gray", extent=(0, width, height, 0), interpolation="nearest")
+        for kind, color in MARKS.items():
+            for x, y, w, h in marks[i][kind]:
+                axis.plot([x, x + w, x + w, x, x], [y, y, y + h, y + h, y], color=color, lw=1.2)
+        side = min(WINDOW, max(width, height))
+        axis.set(xlim=(left, left + side), ylim=(top + side, top))
+        axis.set_title(f"{Path(files[i]).name}: {wrong[i]} wrong", fontsize=8)
+    return figure
+
+
+def _marks(evaluation: Evaluation, threshold: float) -> dict[int, dict[str, list[Any]]]:
+    """Boxes to draw by index of the image: objects found and missed, and false positives."""
+    marks: dict[int, dict[str, list[Any]]] = defaultdict(lambda: {kind: [] for kind in MARKS})
+    for m in evaluation.matching.classes.values():
+        kept = m.counts[0, AT_50] & (m.score >= threshold)
+        for place in np.flatnonzero(kept):
+            kind = "found" if m.hit[0, AT_50, place] else "false"
+            marks[int(m.image[place])][kind].append(m.bbox[place])
+        for g in np.flatnonzero(m.gt_counts[0] & ~(m.gt_score >= threshold)):
+            marks[int(m.gt_image[g])]["missed"].append(m.gt_bbox[g])
+    return marks
+
+
+def _densest(boxes: Floats, width: int, height: int) -> tuple[float, float]:
+    """Corner of the window that holds the most box centres."""
+    centers = boxes[:, :2] + boxes[:, 2:] / 2
+    corners = (centers - WINDOW / 2).clip(0, [max(width - WINDOW, 0), max(height - WINDOW, 0)])
+    inside = (np.abs(centers[None] - corners[:, None] - WINDOW / 2) <= WINDOW / 2).all(-1).sum(1)
+    left, top = corners[int(inside.argmax())]
+    return float(left), float(top)
 
 
 def _calibration_figure(evaluation: Evaluation) -> Figure:
@@ -111,13 +191,13 @@ def _calibration_figure(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def _subplots(rows: int, height: float = 4.2, **options: Any) -> tuple[Figure, list[Any]]:
+def _subplots(rows: int, columns: int = 1, height: float = 4.2, **options: Any) -> tuple[Figure, list[Any]]:
     """Return a figure of its own, outside of pyplot's state, and its axes from top to bottom."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, height), layout="constrained")
     ratios = {"height_ratios": options.pop("height_ratios")} if "height_ratios" in options else {}
-    axes = figure.subplots(rows, 1, squeeze=False, gridspec_kw=ratios, **options)[:, 0]
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=ratios, **options).flatten()
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
