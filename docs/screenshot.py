@@ -1,4 +1,4 @@
-"""Take a picture of a page by headless Chromium: ``python docs/screenshot.py report/index.html docs/images/page.png``."""
+"""Take a picture of a page by headless Chromium: ``python docs/screenshot.py report/index.html page.png``."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def compare(argv: Sequence[str]) -> None:
     parser.add_argument("--groups", help="regular expression on file names: images of one match are drawn together")
     parser.add_argument("--resamples", type=int, default=2000, help="number of resamples [2000]")
     parser.add_argument("--seed", type=int, default=0, help="seed of the resampling [0]")
-    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--out", help="folder for comparison.json and a page with a picture")
     _add_areas(parser)
     args = parser.parse_args(argv)
     from . import evaluation
@@ -133,8 +133,9 @@ def compare(argv: Sequence[str]) -> None:
     result = evaluation.compare(first, second, args.annotations, **options)
     print(result.table())
     if args.out:
-        Path(args.out).write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
-        print(f"Wrote {args.out}")
+        page = result.plot(args.out)
+        (page.parent / "comparison.json").write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
+        print(f"Wrote {page} and comparison.json")
 
 
 def _plain_parser(command: str, description: str | None) -> argparse.ArgumentParser:

@@ -109,8 +109,9 @@ class TestEvaluation:
             shutil.copy(self.golden / "single_dt.json", tmp_path / f"a{i}.json")
         shutil.copy(self.golden / "single_dt.json", tmp_path / "b.json")
         files = [str(tmp_path / "a*.json"), str(tmp_path / "b.json"), "--annotations", f"{self.golden}/single_gt.json"]
-        cli.main(["compare", *files, "--resamples", "20", "--out", str(tmp_path / "c.json")])
-        assert json.loads((tmp_path / "c.json").read_text())["runs"] == [2, 1]
+        cli.main(["compare", *files, "--resamples", "20", "--out", str(tmp_path / "out")])
+        assert json.loads((tmp_path / "out" / "comparison.json").read_text())["runs"] == [2, 1]
+        assert (tmp_path / "out" / "differences.png").is_file()
         assert "runs 2 and 1" in capsys.readouterr().out
 
     def test_missing_file(self, capsys):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .coco import Evaluation
+    from .compare import Comparison
 
 WORST_IMAGES = 6
 WINDOW = 128  # px of an image that the sheet of the worst images magnifies
@@ -73,6 +74,42 @@ def write_page(evaluation: Evaluation, folder: str | Path, images: Mapping[Any, 
             "found in green, missed in red, false in blue"
         )
         page.figure("worst", _worst_figure(evaluation, images, threshold), caption)
+    return page.write()
+
+
+def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
+    """Write the table of a comparison and a picture of its intervals.
+
+    Args:
+        comparison: The comparison.
+        folder: Folder of ``index.html`` and its picture.
+
+    Returns:
+        Path of the page.
+    """
+    page = Page(folder, "Comparison")
+    runs = f"{comparison.runs[0]} and {comparison.runs[1]} runs"
+    page.text(
+        f"Second minus first, {runs}, in points. 95 % intervals of a paired bootstrap: {comparison.units} units, "
+        f"{comparison.resamples} resamples, seed {comparison.seed}. Lower is better for oLRP."
+    )
+    known = {name: d for name, d in comparison.figures.items() if d.low is not None and d.high is not None}
+    figure, (axis,) = _subplots(1, height=1.2 + 0.28 * max(len(known), 1))
+    for place, difference in enumerate(known.values()):
+        low, middle, high = (100 * (v or 0.0) for v in (difference.low, difference.difference, difference.high))
+        color = "0.5" if difference.sign == "0" else "C0"
+        axis.plot([low, high], [place, place], color=color, lw=2)
+        axis.plot(middle, place, "o", color=color, ms=6)
+    axis.axvline(0, color="0.3", lw=1)
+    axis.set(xlabel="difference, points", yticks=range(len(known)), yticklabels=list(known))
+    axis.invert_yaxis()
+    page.figure("differences", figure, "Difference of each figure and its interval; gray where it holds 0")
+    head = ["figure", "first", "second", "difference", "low", "high", "sign"]
+    rows = [
+        [name, *(percent(v, 2) for v in (d.first, d.second, d.difference, d.low, d.high)), d.sign]
+        for name, d in comparison.figures.items()
+    ]
+    page.table(head, rows)
     return page.write()
 
 
