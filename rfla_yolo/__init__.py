@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .assign import DISTANCES, rfla_assign
     from .config import RFLAConfig
     from .engine import RFLAYOLO, RFLADetectionLoss, RFLATrainer, RFLAValidator, receptive_fields
-    from .evaluation import evaluate
+    from .evaluation import compare, evaluate
 
 _HOME = {  # loaded on first use: the assignment needs torch alone, the evaluation not even that
     "DISTANCES": "assign",
@@ -22,6 +22,7 @@ _HOME = {  # loaded on first use: the assignment needs torch alone, the evaluati
     "RFLAValidator": "engine",
     "RFLAYOLO": "engine",
     "receptive_fields": "engine",
+    "compare": "evaluation",
     "evaluate": "evaluation",
 }
 
@@ -32,6 +33,7 @@ __all__ = [
     "RFLADetectionLoss",
     "RFLATrainer",
     "RFLAValidator",
+    "compare",
     "evaluate",
     "receptive_fields",
     "rfla_assign",
