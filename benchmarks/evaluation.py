@@ -74,10 +74,7 @@ def measure(tool: str, case: str, seed: int) -> dict[str, Any]:
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     start = time.perf_counter()
-    if tool == "pycocotools":
-        ap = _pycocotools(gt, dt)
-    else:
-        ap = evaluate(gt, dt, details=tool == "details")["AP"]
+    ap = _pycocotools(gt, dt) if tool == "pycocotools" else evaluate(gt, dt, details=tool == "details")["AP"]
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": seconds, "peak_bytes": peak, "added_bytes": peak - before, "AP": ap}
