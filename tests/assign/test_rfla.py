@@ -61,7 +61,7 @@ def cases(draw):
 
 
 class TestAgainstOracle:
-    @settings(max_examples=1500, deadline=None)
+    @settings(max_examples=3000, deadline=None)
     @given(cases())
     def test_equals_literal_loops(self, case):
         boxes, mask, grid_shapes, strides, rf_sizes, options = case
