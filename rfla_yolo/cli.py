@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from .config import SETTINGS, RFLAConfig, check_names, resource_dir
 
@@ -19,11 +19,13 @@ DEMO |= {"optimizer": "AdamW", "lr0": 0.003, "warmup_epochs": 1.0, "nbs": 8, "cl
 DEMO_AP50 = 0.5  # the demo training must reach it, or the command fails
 
 
-class Flag:
+class Flag(NamedTuple):
     """One ``--flag`` of the commands: its default, its help and the heading it stands under."""
 
-    def __init__(self, name: str, default: Any, text: str, heading: str) -> None:
-        self.name, self.default, self.text, self.heading = name, default, text, heading
+    name: str
+    default: Any
+    text: str
+    heading: str
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,12 +33,12 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
         """Return what was given on the command line, by argument name."""
+        known = [*(action.dest for action in self._actions), "weights"]
         for i, word in enumerate(argv):
             if re.match(r"--[a-z]", word):
                 flag = word[2:].split("=")[0].replace("-", "_")
-                known = [action.dest for action in self._actions]
                 try:
-                    check_names("flag", [flag], [*known, "weights"])
+                    check_names("flag", [flag], known)
                 except ValueError as error:
                     fail(str(error).replace("_", "-"))
             elif i == 0 and word not in {"-h", "--help"}:
@@ -156,7 +158,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": evaluate,
     "compare": compare,
 }
-ULTRALYTICS_COMMANDS = ("train", "val", "export")  # take all of its arguments
 
 
 def main(argv: Sequence[str]) -> None:
