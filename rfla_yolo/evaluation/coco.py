@@ -125,15 +125,12 @@ def evaluate(
     inputs = load_inputs(annotations, predictions, image_ids)
     matching = match(inputs, resolve_areas(areas), details)
     names = [str(category["name"]) for category in inputs.categories]
-    metrics = _average_figures(matching, slice(None))
     per_class = {name: _average_figures(matching, [i]) for i, name in enumerate(names)}
-    if details:
-        errors = {name: lrp(matching.classes[name]) for name in names}
-        metrics |= _lrp_figures(list(errors.values()))
-        for name in names:
-            per_class[name] |= _lrp_figures([errors[name]]) | {"threshold": errors[name].threshold}
+    for name, matches in matching.classes.items():
+        error = lrp(matches)
+        per_class[name] |= _lrp_figures([error]) | {"threshold": error.threshold}
     return Evaluation(
-        metrics=metrics,
+        metrics=mean_figures(matching, details),
         per_class=per_class,
         by_size=by_size(matching) if details else {},
         calibration=calibration(matching) if details else {},
@@ -143,6 +140,12 @@ def evaluate(
         num_detections=len(inputs.detections),
         matching=matching,
     )
+
+
+def mean_figures(matching: Matching, details: bool = True) -> dict[str, float | None]:
+    """Return AP and AR, and with details oLRP, means over the classes with objects."""
+    figures = _average_figures(matching, slice(None))
+    return figures | _lrp_figures([lrp(m) for m in matching.classes.values()]) if details else figures
 
 
 def resolve_areas(areas: Areas | str | Sequence[float]) -> Areas:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .coco import Evaluation, evaluate
+from .coco import mean_figures, resolve_areas
 from .figures import LRP_IOU, average_precision, percent
-from .inputs import Json
-from .matching import AT_50, IOU_THRESHOLDS, MAX_DETS, Areas, Bools, ClassMatches, Floats, Ints, Matching
+from .inputs import Json, load_inputs
+from .matching import AT_50, IOU_THRESHOLDS, MAX_DETS, Areas, Bools, ClassMatches, Floats, Ints, Matching, match
 from .pictures import write_comparison
 
 
@@ -119,8 +119,13 @@ def compare(
     Raises:
         ValueError: If ``groups`` matches no part of a file name, or leaves one group only; or as `evaluate`.
     """
-    sides = [[evaluate(annotations, run, areas=areas) for run in _as_runs(side)] for side in (first, second)]
-    unit_of = _units(sides[0][0].images, groups)
+    ranges = resolve_areas(areas)
+    sides: list[list[Matching]] = []
+    for side in (first, second):
+        inputs = [load_inputs(annotations, run) for run in _as_runs(side)]
+        sides.append([match(run, ranges) for run in inputs])
+    figures_of = [[mean_figures(run) for run in runs] for runs in sides]
+    unit_of = _units(inputs[0].images, groups)
     units = int(unit_of.max()) + 1
     if units < 2:
         raise ValueError(f"groups {groups!r} puts all images into one group: nothing to resample")
@@ -128,14 +133,14 @@ def compare(
     draws = rng.multinomial(units, np.full(units, 1 / units), size=resamples).T  # (units, R)
     resampled = []
     for runs in sides:
-        values = [resample(run.matching, unit_of, draws) for run in runs]
+        values = [resample(run, unit_of, draws) for run in runs]
         chosen = rng.integers(len(runs), size=(len(runs), resamples))
         take = np.arange(resamples)
         resampled.append(
             {n: np.stack([v[n] for v in values])[chosen, take].mean(0) for n in values[0]}  # (R,)
         )
-    names = [name for name in sides[0][0].metrics if name in resampled[0]]
-    figures = {name: _difference(name, sides, resampled[1][name] - resampled[0][name]) for name in names}
+    names = [name for name in figures_of[0][0] if name in resampled[0]]
+    figures = {name: _difference(name, figures_of, resampled[1][name] - resampled[0][name]) for name in names}
     return Comparison(figures, (len(sides[0]), len(sides[1])), units, resamples, seed)
 
 
@@ -212,7 +217,7 @@ def _olrp(curve: _Curve, matches: ClassMatches, num_gts: Floats, unit_of: Ints, 
     false = curve.all - curve.true
     with np.errstate(invalid="ignore", divide="ignore"):
         error = (loc + false + num_gts - curve.true) / (false + num_gts)
-    return np.where(num_gts > 0, np.minimum(error.min(0), 1.0 + 0 * error[0]), np.nan)
+    return np.where(num_gts > 0, np.minimum(error.min(0), 1.0), np.nan)
 
 
 def _per_unit(units: Ints, draws: NDArray[Any]) -> Floats:
@@ -234,9 +239,9 @@ def _units(images: Sequence[Json], groups: str | None) -> Ints:
     return np.array([order[key] for key in keys])
 
 
-def _difference(name: str, sides: list[list[Evaluation]], resampled: Floats) -> Difference:
+def _difference(name: str, figures_of: list[list[dict[str, float | None]]], resampled: Floats) -> Difference:
     means: list[float | None] = []
-    for runs in sides:
+    for runs in figures_of:
         values = [run[name] for run in runs]
         known = [v for v in values if v is not None]
         means.append(float(np.mean(known)) if len(known) == len(values) else None)

@@ -65,7 +65,7 @@ def error_breakdown(matching: Matching) -> dict[str, dict[str, dict[str, float |
                 mended = _mean_ap50(flat, flat.label, flat.hit, keep_all, ~chosen)
             else:
                 chosen = (kind == number) & (low <= area) & (area <= high)
-                fixed = _first_of_each_target(flat, chosen, target) if number in (CLS, LOC) else keep_all & False
+                fixed = _first_of_each_target(flat, chosen, target) if number in (CLS, LOC) else np.zeros_like(keep_all)
                 label = np.where(fixed, flat.gt_label[target], flat.label) if fixed.any() else flat.label
                 mended = _mean_ap50(flat, label, flat.hit | fixed, ~chosen | fixed, count_all)
             result[name][size] = {"count": int(chosen.sum()), "dAP50": mended - base}
