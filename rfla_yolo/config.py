@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from .assign import CANDIDATES, CONFLICTS, DISTANCES, SELECTORS, TARGETS
-from .assign.rfla import check_decay, check_topk, lookup
+from .assign.rfla import check_decay, check_topk, check_topk_max, lookup
 
 ASSIGNERS = ("rfla", "tal")
 RF_SOURCES = ("trf", "stride")
@@ -37,12 +37,15 @@ class RFLAConfig:
 
     assigner: str = "rfla"
     topk: tuple[int, int] = (3, 1)
+    topk_max: int = 0
     decay: float = 0.9
     distance: str = "kl"
     conflict: str = "score"
     candidates: str = "window"
     select: str = "topk"
     target: str = "hard"
+    tal_from: float | None = None
+    tal_adds: bool = False
     rf: str | tuple[float, ...] = "trf"
     rf_scale: float = 0.5
     skip_bad_labels: bool = False
@@ -52,6 +55,7 @@ class RFLAConfig:
         if self.assigner not in ASSIGNERS:
             raise ValueError(f"assigner must be one of {', '.join(map(repr, ASSIGNERS))}, not {self.assigner!r}")
         check_topk(self.topk)
+        check_topk_max(self.topk_max)
         check_decay(self.decay)
         lookup("distance", self.distance, DISTANCES)
         lookup("conflict", self.conflict, CONFLICTS)
@@ -69,8 +73,11 @@ class RFLAConfig:
             raise ValueError(f"rf must be 'trf', 'stride' or one size in px (above 0) for each level, not {self.rf!r}")
         else:
             object.__setattr__(self, "rf", tuple(map(float, sizes)))
-        if not isinstance(self.skip_bad_labels, bool):
-            raise ValueError(f"skip_bad_labels must be True or False, not {self.skip_bad_labels!r}")
+        if self.tal_from is not None and self.tal_from != 0 and not _is_positive(self.tal_from):
+            raise ValueError(f"tal_from must be a size in px from 0, or None, not {self.tal_from!r}")
+        for name in ("tal_adds", "skip_bad_labels"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
         object.__setattr__(self, "topk", tuple(self.topk))
 
     def to_dict(self) -> dict[str, Any]:

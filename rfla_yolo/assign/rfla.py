@@ -10,10 +10,12 @@ from torch import Tensor
 
 from .candidates import CANDIDATES, GridShapes, per_level
 from .distance import DISTANCES
-from .resolve import CONFLICTS, resolve_conflicts
+from .resolve import CONFLICTS, box_area, resolve_conflicts
 from .select import SELECTORS
 
 T = TypeVar("T")
+
+TOPK_SIDE = 8.0  # px; objects larger than this, AI-TOD's "very tiny", take more anchors where topk_max allows it
 
 
 @torch.no_grad()
@@ -25,6 +27,7 @@ def rfla_assign(
     rf_sizes: Sequence[float],
     *,
     topk: tuple[int, int] = (3, 1),
+    topk_max: int = 0,
     decay: float = 0.9,
     distance: str = "kl",
     conflict: str = "score",
@@ -45,6 +48,8 @@ def rfla_assign(
         strides: Stride of each level, px. The anchor point of column i is (i + 0.5) * stride.
         rf_sizes: Side of the receptive field of each level, px.
         topk: Anchors that an object takes in stage 1 and in stage 2; 0 in the second place switches stage 2 off.
+        topk_max: Let stage 1 take more anchors for larger objects, up to this many: ``topk[0] * side / 8 px``, rounded,
+            where side is the square root of the area. Up to ``topk[0]`` it changes nothing.
         decay: Factor on the receptive fields in stage 2, in (0, 1].
         distance: Score of a receptive field and an object, a key of `DISTANCES`.
         conflict: Which of several objects gets an anchor, a key of `CONFLICTS`. "last" is the reference implementation.
@@ -68,6 +73,7 @@ def rfla_assign(
                 [-1, -1, -1, -1]])
     """
     check_topk(topk)
+    check_topk_max(topk_max)
     check_decay(decay)
     score_fn, rule = lookup("distance", distance, DISTANCES), lookup("conflict", conflict, CONFLICTS)
     find, take = lookup("candidates", candidates, CANDIDATES), lookup("select", select, SELECTORS)
@@ -87,17 +93,21 @@ def rfla_assign(
     rf = per_level(rf_sizes, boxes)[:, None, None]
     num_anchors = sum(rows * columns for rows, columns in grid_shapes)
 
-    found = find(centers, grid_shapes, strides, max(topk))
+    k_max = max(topk[0], topk_max)
+    found = find(centers, grid_shapes, strides, max(k_max, topk[1]))
     index = found.anchor.flatten(2)  # (B, G, N), N = levels * rows * columns of the window
     valid = found.valid.flatten(2) & gt_mask.bool().unsqueeze(-1)
 
-    def stage(rf: Tensor, k: int) -> Tensor:
+    def stage(rf: Tensor, k: Tensor, k_max: int) -> Tensor:
         scores = score_fn(found.dx, found.dy, w, h, rf).expand_as(found.valid).flatten(2)
-        return resolve_conflicts(take(scores, valid, k), scores, index, boxes, num_anchors, rule)
+        return resolve_conflicts(take(scores, valid, k, k_max), scores, index, boxes, num_anchors, rule)
 
-    assigned = stage(rf, topk[0])
+    k = topk[0] * box_area(boxes).clamp(min=0).sqrt() / TOPK_SIDE
+    assigned = stage(rf, k.round().long().clamp(topk[0], k_max), k_max)
     if topk[1]:
-        assigned = torch.where(assigned >= 0, assigned, stage(rf * decay, topk[1]))
+        assigned = torch.where(
+            assigned >= 0, assigned, stage(rf * decay, torch.full_like(index[..., 0], topk[1]), topk[1])
+        )
     return assigned
 
 
@@ -117,6 +127,12 @@ def check_topk(topk: object) -> None:
     numbers = topk if isinstance(topk, (tuple, list)) else ()
     if len(numbers) != 2 or any(type(k) is not int for k in numbers) or numbers[0] < 1 or numbers[1] < 0:
         raise ValueError(f"topk must be two whole numbers (k1 >= 1, k2 >= 0; 0 switches stage 2 off), not {topk!r}")
+
+
+def check_topk_max(topk_max: object) -> None:
+    """Raise ValueError unless ``topk_max`` is a whole number from 0."""
+    if type(topk_max) is not int or topk_max < 0:
+        raise ValueError(f"topk_max must be a whole number (0: no more than topk), not {topk_max!r}")
 
 
 def check_decay(decay: object) -> None:

@@ -11,6 +11,7 @@ from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.metrics import bbox_iou
 
 from ..assign import TARGETS, rfla_assign
+from ..assign.resolve import box_area
 from ..config import RFLAConfig
 from .receptive_field import detection_model, receptive_fields
 
@@ -50,10 +51,19 @@ class RFLAAssigner(nn.Module):
         strides: Stride of each level, px.
         rf_sizes: Side of the receptive field of each level, px.
         config: The settings.
+        tal: Ultralytics' own assigner, for the settings ``tal_from`` and ``tal_adds``.
     """
 
-    def __init__(self, num_classes: int, strides: Sequence[float], rf_sizes: Sequence[float], config: RFLAConfig):
+    def __init__(
+        self,
+        num_classes: int,
+        strides: Sequence[float],
+        rf_sizes: Sequence[float],
+        config: RFLAConfig,
+        tal: nn.Module | None = None,
+    ) -> None:
         super().__init__()
+        self.tal = tal
         self.num_classes = num_classes
         self.strides = list(strides)
         self.rf_sizes = list(rf_sizes)
@@ -90,19 +100,27 @@ class RFLAAssigner(nn.Module):
             background = gt_labels.new_zeros(batch, num_anchors, dtype=torch.long)
             return background, torch.zeros_like(pd_bboxes), torch.zeros_like(pd_scores), background.bool(), background
         config = self.config
+        mask = mask_gt.bool()
+        by_tal = torch.zeros_like(mask)
+        if config.tal_from is not None:
+            by_tal = mask & (box_area(gt_bboxes).unsqueeze(-1) >= config.tal_from**2)
         assigned = rfla_assign(
             gt_bboxes,
-            mask_gt.squeeze(-1).bool(),
+            (mask if config.tal_adds else mask & ~by_tal).squeeze(-1),
             grid_shapes,
             self.strides,
             self.rf_sizes,
             topk=config.topk,
+            topk_max=config.topk_max,
             decay=config.decay,
             distance=config.distance,
             conflict=config.conflict,
             candidates=config.candidates,
             select=config.select,
         )
+        if self.tal is not None and config.tal_from is not None:
+            tal = self.tal(pd_scores, pd_bboxes, anc_points, gt_labels, gt_bboxes, by_tal.to(mask_gt.dtype))
+            assigned = torch.where((assigned < 0) & tal[3], tal[4], assigned)
         target_gt_idx = assigned.clamp(min=0)
         target_labels = gt_labels.squeeze(-1).long().clamp(min=0).gather(1, target_gt_idx)
         target_bboxes = gt_bboxes.gather(1, target_gt_idx.unsqueeze(-1).expand(-1, -1, 4))
@@ -135,7 +153,8 @@ class RFLADetectionLoss(v8DetectionLoss):
     ) -> None:
         super().__init__(model, tal_topk, tal_topk2)
         config = config or RFLAConfig()
-        self.assigner = RFLAAssigner(self.nc, self.stride.tolist(), rf_sizes(model, config), config)
+        tal: nn.Module = self.assigner
+        self.assigner: nn.Module = RFLAAssigner(self.nc, self.stride.tolist(), rf_sizes(model, config), config, tal)
 
     def get_assigned_targets_and_loss(
         self, preds: dict[str, Tensor], batch: dict[str, Any], **assign_kwargs: Any

@@ -14,6 +14,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from ..config import RFLAConfig
 from .data import check_dataset, check_labels
 from .loss import RFLADetectionLoss
+from .positives import PositiveCounter
 from .validator import MAX_DET, SIZE_METRICS, RFLAValidator
 
 
@@ -97,8 +98,17 @@ class RFLATrainer(DetectionTrainer):
 
     def _setup_train(self) -> None:
         super()._setup_train()
+        model = unwrap_model(self.model)
+        model = getattr(model, "student_model", model)
+        if getattr(model, "criterion", None) is None:
+            model.criterion = model.init_criterion()  # what the first step would do
+        self._positives = PositiveCounter(model.criterion)
         if RANK in {-1, 0}:  # results.csv gets its columns from the first epoch, validated or not
             self.metrics |= dict.fromkeys(SIZE_METRICS, 0)
+
+    def save_metrics(self, metrics: dict[str, Any]) -> None:
+        """Add the epoch's positives per object to ``results.csv``."""
+        super().save_metrics({**metrics, **self._positives.read()})
 
 
 def check_head(model: Any) -> None:

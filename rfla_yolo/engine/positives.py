@@ -1,0 +1,63 @@
+"""Positives per object by object size, counted while training without slowing the step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SIZES = {"vt": 8.0, "t": 16.0, "s": 32.0, "m": float("inf")}  # AI-TOD's sizes by their upper border, px
+COLUMNS = tuple(f"assign/{what}{size}" for what in ("positives", "missed") for size in ("", *SIZES))
+
+
+def count_positives(gt_bboxes: Tensor, mask_gt: Tensor, fg_mask: Tensor, target_gt_idx: Tensor) -> Tensor:
+    """Count the positive anchors of every object.
+
+    Args:
+        gt_bboxes: Objects, xyxy px, (B, G, 4).
+        mask_gt: Whether an object is real or padding, (B, G, 1).
+        fg_mask: Whether an anchor is positive, bool, (B, A).
+        target_gt_idx: Index of the object of each anchor, (B, A).
+
+    Returns:
+        For every size of `SIZES` the objects, their positives, and the objects without one, (4, 3), on the device.
+    """
+    counts = mask_gt.new_zeros(gt_bboxes.shape[:2], dtype=torch.float32)
+    counts.scatter_add_(1, target_gt_idx.long(), fg_mask.float())
+    sides = (gt_bboxes[..., 2:] - gt_bboxes[..., :2]).prod(-1).clamp(min=0).sqrt()
+    real = mask_gt.squeeze(-1).bool()
+    size = sum(((sides > border).long() for border in list(SIZES.values())[:-1]), torch.zeros_like(sides).long())
+    rows = torch.stack([torch.ones_like(counts), counts, (counts == 0).float()], -1) * real.unsqueeze(-1)
+    return rows.new_zeros(len(SIZES), 3).index_add_(0, size.flatten(), rows.flatten(0, 1))
+
+
+class PositiveCounter:
+    """Adds up `count_positives` over the calls of an assigner, Ultralytics' or ours, that it is hooked to.
+
+    The sums stay on the device until they are read, once an epoch. Under several GPUs each process counts its own
+    share of the images; rank 0 writes its own.
+
+    Args:
+        criterion: A detection loss; of one with two branches the one-to-many branch is counted.
+    """
+
+    def __init__(self, criterion: Any) -> None:
+        self.total: Tensor | None = None
+        assigner: nn.Module = getattr(criterion, "one2many", criterion).assigner
+        assigner.register_forward_hook(self._add)
+
+    def _add(self, assigner: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        gt_bboxes, mask_gt = args[4], args[5]
+        counted = count_positives(gt_bboxes, mask_gt, output[3], output[4])
+        self.total = counted if self.total is None else self.total + counted
+
+    def read(self) -> dict[str, float]:
+        """Return positives per object and the share of objects without any, over all and by size, and start again.
+
+        A figure is NaN where there was no such object.
+        """
+        total = torch.zeros(len(SIZES), 3) if self.total is None else self.total.cpu()
+        self.total = None
+        objects, positives, missed = torch.cat([total.sum(0, keepdim=True), total]).double().unbind(1)
+        return dict(zip(COLUMNS, torch.cat([positives / objects, missed / objects]).tolist()))
