@@ -54,6 +54,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "grown-aligned": {**GROWN, "target": "aligned"},
     "grown-tal": {**GROWN, "target": "tal"},
     "grown-adds": {**GROWN, "target": "aligned", "tal_from": 0, "tal_adds": True},
+    "grown3-aligned": {**GROWN, "rf_scale": 3.0, "target": "aligned"},
     "below-16": {**GROWN, "target": "aligned", "tal_from": 16},
 }
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .analysis import analyze
     from .assign import DISTANCES, rfla_assign
     from .config import RFLAConfig
     from .engine import RFLAYOLO, RFLADetectionLoss, RFLATrainer, RFLAValidator, receptive_fields
     from .evaluation import compare, evaluate
 
 _HOME = {  # loaded on first use: the assignment needs torch alone, the evaluation not even that
+    "analyze": "analysis",
     "DISTANCES": "assign",
     "rfla_assign": "assign",
     "RFLAConfig": "config",
@@ -33,6 +35,7 @@ __all__ = [
     "RFLADetectionLoss",
     "RFLATrainer",
     "RFLAValidator",
+    "analyze",
     "compare",
     "evaluate",
     "receptive_fields",

@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         known = [*(action.dest for action in self._actions), "weights"]
         for i, word in enumerate(argv):
             if re.match(r"--[a-z]", word):
-                flag = word[2:].split("=")[0].replace("-", "_")
+                flag = word[2:].split("=")[0].replace("-", "_").removeprefix("no_")
                 try:
                     check_names("flag", [flag], known)
                 except ValueError as error:
@@ -88,6 +88,30 @@ def export(argv: Sequence[str]) -> None:
     weights = _weights(args)
     RFLAConfig.take_from(args)  # accepted everywhere, of no effect here
     print(f"Wrote {export_model(weights, **args)}")
+
+
+def analyze(argv: Sequence[str]) -> None:
+    """Show what RFLA and TAL do to the objects of a dataset, before training."""
+    parser = make_parser("analyze", analyze.__doc__ or "")
+    group = parser.add_argument_group("Analysis; --assigner takes one or several, --weights lets TAL use predictions")
+    group.add_argument("--images", type=int, default=500, help="training images to look at [500]")
+    group.add_argument("--erf", action="store_true", help="also measure the effective receptive fields")
+    group.add_argument("--no-sweep", dest="sweep", action="store_false", help="do not try other settings")
+    group.add_argument("--write-cfg", metavar="FILE", help="write the settings to start from, for --rfla-cfg")
+    args = parser.parse(argv)
+    if not args.get("data"):
+        fail("--data is required: the path of a dataset YAML, or the name of one of " + ", ".join(_shipped("data")))
+    from . import analysis
+    from .engine.analysis import run_folder
+
+    model, target = args.pop("model", DEFAULT_MODEL), args.pop("write_cfg")
+    folder = run_folder(**{name: args.pop(name) for name in ("project", "name", "exist_ok") if name in args})
+    found = analysis.analyze(args.pop("data"), model, weights=model if Path(model).suffix == ".pt" else None, **args)
+    print(*found.verdict, sep="\n")
+    print(f"Wrote {found.write(folder)} and analysis.json")
+    if target:
+        found.start_from.save(Path(target), f"from rfla-yolo analyze on {found.result['data']}")
+        print(f"Wrote {target}: train with --rfla-cfg {target}")
 
 
 def evaluate(argv: Sequence[str]) -> None:
@@ -155,6 +179,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "val": val,
     "export": export,
+    "analyze": analyze,
     "evaluate": evaluate,
     "compare": compare,
 }

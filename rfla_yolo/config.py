@@ -15,7 +15,7 @@ from .assign import CANDIDATES, CONFLICTS, DISTANCES, SELECTORS, TARGETS
 from .assign.rfla import check_decay, check_topk, check_topk_max, lookup
 
 ASSIGNERS = ("rfla", "tal")
-RF_SOURCES = ("trf", "stride")
+RF_SOURCES = ("trf", "erf", "stride")
 FITNESS = {"map": None, "aitod": "AP", "APt": "APt", "APvt": "APvt"}  # setting: figure of the evaluation
 
 
@@ -68,9 +68,11 @@ class RFLAConfig:
         sizes: Any = [self.rf] if _is_positive(self.rf) else self.rf  # one level: the number alone
         if isinstance(sizes, str):
             if sizes not in RF_SOURCES:
-                raise ValueError(f"rf must be 'trf', 'stride' or one size in px for each level, not {sizes!r}")
+                raise ValueError(f"rf must be 'trf', 'erf', 'stride' or one size in px for each level, not {sizes!r}")
         elif not isinstance(sizes, (tuple, list)) or not sizes or not all(map(_is_positive, sizes)):
-            raise ValueError(f"rf must be 'trf', 'stride' or one size in px (above 0) for each level, not {self.rf!r}")
+            raise ValueError(
+                f"rf must be 'trf', 'erf', 'stride' or one size in px (above 0) for each level, not {self.rf!r}"
+            )
         else:
             object.__setattr__(self, "rf", tuple(map(float, sizes)))
         if self.tal_from is not None and self.tal_from != 0 and not _is_positive(self.tal_from):

@@ -7,9 +7,9 @@ that a step is swapped by adding an entry and naming it.
 from .candidates import CANDIDATES, Candidates, window_candidates
 from .distance import DISTANCES, kl_score, wd_score
 from .resolve import CONFLICTS, resolve_conflicts
-from .rfla import rfla_assign
+from .rfla import Selection, rfla_assign, rfla_select
 from .select import SELECTORS, select_topk
-from .targets import TARGETS, hard_targets, tal_targets
+from .targets import TARGETS, aligned_targets, hard_targets, tal_targets
 
 __all__ = [
     "CANDIDATES",
@@ -18,10 +18,13 @@ __all__ = [
     "SELECTORS",
     "TARGETS",
     "Candidates",
+    "Selection",
+    "aligned_targets",
     "hard_targets",
     "kl_score",
     "resolve_conflicts",
     "rfla_assign",
+    "rfla_select",
     "select_topk",
     "tal_targets",
     "wd_score",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,20 @@ from .select import SELECTORS
 T = TypeVar("T")
 
 TOPK_SIDE = 8.0  # px; objects larger than this, AI-TOD's "very tiny", take more anchors where topk_max allows it
+
+
+class Selection(NamedTuple):
+    """What every object wants, before conflicts are resolved.
+
+    Attributes:
+        anchor: Anchor of each candidate, long, (B, G, N).
+        stages: Of each stage the candidates that their object takes, bool, and the scores, both (B, G, N).
+        num_anchors: Number of anchors of all levels, A.
+    """
+
+    anchor: Tensor
+    stages: list[tuple[Tensor, Tensor]]
+    num_anchors: int
 
 
 @torch.no_grad()
@@ -72,10 +86,55 @@ def rfla_assign(
                 [-1,  0,  0, -1],
                 [-1, -1, -1, -1]])
     """
+    rule = lookup("conflict", conflict, CONFLICTS)
+    index, stages, num_anchors = rfla_select(
+        gt_bboxes,
+        gt_mask,
+        grid_shapes,
+        strides,
+        rf_sizes,
+        topk=topk,
+        topk_max=topk_max,
+        decay=decay,
+        distance=distance,
+        candidates=candidates,
+        select=select,
+    )
+    boxes = gt_bboxes.float()
+    resolved = [resolve_conflicts(taken, scores, index, boxes, num_anchors, rule) for taken, scores in stages]
+    assigned = resolved[0]
+    for later in resolved[1:]:
+        assigned = torch.where(assigned >= 0, assigned, later)
+    return assigned
+
+
+@torch.no_grad()
+def rfla_select(
+    gt_bboxes: Tensor,
+    gt_mask: Tensor,
+    grid_shapes: GridShapes,
+    strides: Sequence[float],
+    rf_sizes: Sequence[float],
+    *,
+    topk: tuple[int, int] = (3, 1),
+    topk_max: int = 0,
+    decay: float = 0.9,
+    distance: str = "kl",
+    candidates: str = "window",
+    select: str = "topk",
+) -> Selection:
+    """Let every object take its anchors in each stage of `rfla_assign`, whose arguments these are.
+
+    Returns:
+        The candidates that each object takes.
+
+    Raises:
+        ValueError: If a shape or a setting is not as described.
+    """
     check_topk(topk)
     check_topk_max(topk_max)
     check_decay(decay)
-    score_fn, rule = lookup("distance", distance, DISTANCES), lookup("conflict", conflict, CONFLICTS)
+    score_fn = lookup("distance", distance, DISTANCES)
     find, take = lookup("candidates", candidates, CANDIDATES), lookup("select", select, SELECTORS)
     if gt_bboxes.ndim != 3 or gt_bboxes.shape[-1] != 4:
         raise ValueError(f"gt_bboxes must have shape (B, G, 4), not {tuple(gt_bboxes.shape)}")
@@ -98,17 +157,15 @@ def rfla_assign(
     index = found.anchor.flatten(2)  # (B, G, N), N = levels * rows * columns of the window
     valid = found.valid.flatten(2) & gt_mask.bool().unsqueeze(-1)
 
-    def stage(rf: Tensor, k: Tensor, k_max: int) -> Tensor:
+    def stage(rf: Tensor, k: Tensor, k_max: int) -> tuple[Tensor, Tensor]:
         scores = score_fn(found.dx, found.dy, w, h, rf).expand_as(found.valid).flatten(2)
-        return resolve_conflicts(take(scores, valid, k, k_max), scores, index, boxes, num_anchors, rule)
+        return take(scores, valid, k, k_max), scores
 
     k = topk[0] * box_area(boxes).clamp(min=0).sqrt() / TOPK_SIDE
-    assigned = stage(rf, k.round().long().clamp(topk[0], k_max), k_max)
+    stages = [stage(rf, k.round().long().clamp(topk[0], k_max), k_max)]
     if topk[1]:
-        assigned = torch.where(
-            assigned >= 0, assigned, stage(rf * decay, torch.full_like(index[..., 0], topk[1]), topk[1])
-        )
-    return assigned
+        stages.append(stage(rf * decay, torch.full_like(index[..., 0], topk[1]), topk[1]))
+    return Selection(index, stages, num_anchors)
 
 
 def lookup(setting: str, name: str, registry: Mapping[str, T]) -> T:

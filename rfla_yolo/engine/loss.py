@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.metrics import bbox_iou
 
-from ..assign import TARGETS, rfla_assign
+from ..assign import TARGETS, Selection, rfla_assign, rfla_select
 from ..assign.resolve import box_area
 from ..config import RFLAConfig
+from .effective_field import effective_receptive_fields
 from .receptive_field import detection_model, receptive_fields
 
 
@@ -32,6 +33,8 @@ def rf_sizes(model: nn.Module, config: RFLAConfig) -> list[float]:
     strides = [float(s) for s in detection_model(model).stride]
     if config.rf == "trf":
         return [size * config.rf_scale for size in receptive_fields(model)]
+    if config.rf == "erf":
+        return [4 * sigma * config.rf_scale for sigma in effective_receptive_fields(model)]
     if config.rf == "stride":
         return [stride * config.rf_scale for stride in strides]
     if len(config.rf) != len(strides):
@@ -69,6 +72,19 @@ class RFLAAssigner(nn.Module):
         self.rf_sizes = list(rf_sizes)
         self.config = config
 
+    def assign(self, gt_bboxes: Tensor, gt_mask: Tensor, grid_shapes: Sequence[tuple[int, int]]) -> Tensor:
+        """Return the object of each anchor as `rfla_assign` does, under the settings."""
+        levels = (grid_shapes, self.strides, self.rf_sizes)
+        return rfla_assign(gt_bboxes, gt_mask, *levels, **self._choices(), conflict=self.config.conflict)
+
+    def select(self, gt_bboxes: Tensor, gt_mask: Tensor, grid_shapes: Sequence[tuple[int, int]]) -> Selection:
+        """Return what each object wants as `rfla_select` does, under the settings."""
+        return rfla_select(gt_bboxes, gt_mask, grid_shapes, self.strides, self.rf_sizes, **self._choices())
+
+    def _choices(self) -> dict[str, Any]:
+        names = ("topk", "topk_max", "decay", "distance", "candidates", "select")
+        return {name: getattr(self.config, name) for name in names}
+
     @torch.no_grad()
     def forward(
         self,
@@ -104,20 +120,7 @@ class RFLAAssigner(nn.Module):
         by_tal = torch.zeros_like(mask)
         if config.tal_from is not None:
             by_tal = mask & (box_area(gt_bboxes).unsqueeze(-1) >= config.tal_from**2)
-        assigned = rfla_assign(
-            gt_bboxes,
-            (mask if config.tal_adds else mask & ~by_tal).squeeze(-1),
-            grid_shapes,
-            self.strides,
-            self.rf_sizes,
-            topk=config.topk,
-            topk_max=config.topk_max,
-            decay=config.decay,
-            distance=config.distance,
-            conflict=config.conflict,
-            candidates=config.candidates,
-            select=config.select,
-        )
+        assigned = self.assign(gt_bboxes, (mask if config.tal_adds else mask & ~by_tal).squeeze(-1), grid_shapes)
         if self.tal is not None and config.tal_from is not None:
             tal = self.tal(pd_scores, pd_bboxes, anc_points, gt_labels, gt_bboxes, by_tal.to(mask_gt.dtype))
             assigned = torch.where((assigned < 0) & tal[3], tal[4], assigned)

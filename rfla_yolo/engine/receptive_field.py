@@ -57,10 +57,25 @@ def receptive_fields(model: Any) -> list[float]:
         [23.0, 95.0, 239.0, 399.0]
     """
     net = detection_model(model)
-    fields, left_out = _backbone_fields(net)
+    by_stride, _, left_out = _backbone_fields(net)
+    strides = [float(s) for s in net.stride]
+    missing = [s for s in strides if s not in by_stride]
+    if missing:
+        raise ValueError(
+            f"no backbone feature enters the neck at stride {', '.join(f'{s:g}' for s in missing)}, so there is no "
+            f"receptive field to read off; give rf as one size in px for each of {len(strides)} levels, or rf='stride'"
+        )
     if left_out:
         LOGGER.info(f"Receptive fields: left out of the backbone path {', '.join(left_out)}, which see the whole image")
-    return fields
+    return [by_stride[s] for s in strides]
+
+
+def field_at_stride(model: Any, stride: float) -> float | None:
+    """Return the theoretical field of the backbone's last feature of a stride, px; None where it has none.
+
+    For a level that the model does not have yet, such as P2.
+    """
+    return _backbone_fields(detection_model(model))[1].get(stride)
 
 
 def detection_model(model: Any) -> Any:
@@ -78,13 +93,14 @@ def detection_model(model: Any) -> Any:
     return net
 
 
-def _backbone_fields(net: Any) -> tuple[list[float], list[str]]:
-    """Run the backbone on "meta" and read off the field of each level; also name the layers left out."""
+def _backbone_fields(net: Any) -> tuple[dict[float, float], dict[float, float], list[str]]:
+    """Run the backbone on "meta": field of what enters the neck and of all layers by stride, and layers left out."""
     size = len(net.yaml["backbone"])
     entering = _neck_inputs(net, size)
     left_out: list[str] = []
     outputs: list[Tensor] = []
     by_stride: dict[float, float] = {}
+    last: dict[float, float] = {}
     channels = net.yaml.get("channels", 3)
     first = Rows(np.arange(PROBE_SIZE), np.arange(PROBE_SIZE))
     probe = torch.empty(1, channels, PROBE_SIZE, 64, device="meta")
@@ -97,16 +113,11 @@ def _backbone_fields(net: Any) -> tuple[list[float], list[str]]:
                 state = {k: v.to("meta") for k, v in layer.state_dict(keep_vars=False).items()}
                 x = torch.func.functional_call(layer, state, (inputs,))
             outputs.append(x)
+            stride = PROBE_SIZE / x.shape[-2]
+            last[stride] = float(tracker.get(x).size())
             if i in entering:
-                by_stride[PROBE_SIZE / x.shape[-2]] = float(tracker.get(x).size())
-    strides = [float(s) for s in net.stride]
-    missing = [s for s in strides if s not in by_stride]
-    if missing:
-        raise ValueError(
-            f"no backbone feature enters the neck at stride {', '.join(f'{s:g}' for s in missing)}, so there is no "
-            f"receptive field to read off; give rf as one size in px for each of {len(strides)} levels, or rf='stride'"
-        )
-    return [by_stride[s] for s in strides], sorted(set(left_out))
+                by_stride[stride] = last[stride]
+    return by_stride, last, sorted(set(left_out))
 
 
 def _neck_inputs(net: Any, size: int) -> set[int]:

@@ -44,7 +44,7 @@ def stage(boxes, mask, points, r, k, distance, conflict):
         if not mask[i]:
             continue
         score = scores(box, points, r, distance)
-        best = sorted(score.tolist(), reverse=True)[:k]
+        best = sorted(score.tolist(), reverse=True)[: k[i]]
         for a, value in enumerate(score.tolist()):
             if value in best:
                 wanted_by[a].append((i, value))
@@ -67,12 +67,14 @@ def winner(claims, boxes, conflict):
     return min(claims, key=key)[0]
 
 
-def literal_assign(boxes, mask, grid_shapes, strides, rf_sizes, topk, decay, distance, conflict) -> Tensor:
+def literal_assign(boxes, mask, grid_shapes, strides, rf_sizes, topk, decay, distance, conflict, topk_max=0) -> Tensor:
     """One image: boxes (G, 4), mask (G,) -> (A,)."""
     points, levels = anchors(grid_shapes, strides)
     r = torch.tensor(rf_sizes, dtype=torch.float32)[levels]
-    first = stage(boxes, mask, points, r, topk[0], distance, conflict)
-    second = stage(boxes, mask, points, r * decay, topk[1], distance, conflict)
+    sides = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt().tolist()
+    k1 = [max(topk[0], min(round(topk[0] * side / 8), topk_max)) for side in sides]
+    first = stage(boxes, mask, points, r, k1, distance, conflict)
+    second = stage(boxes, mask, points, r * decay, [topk[1]] * len(boxes), distance, conflict)
     return torch.tensor([a if a >= 0 else b for a, b in zip(first, second)])
 
 

@@ -53,6 +53,7 @@ def cases(draw):
     mask = torch.from_numpy(rng.random(len(boxes)) < 0.9)
     settings = {
         "topk": (draw(st.integers(1, 16)), draw(st.integers(0, 3))),
+        "topk_max": draw(st.sampled_from([0, 0, 5, 10, 13])),
         "decay": draw(st.sampled_from([0.5, 0.9, 1.0])),
         "distance": draw(st.sampled_from(sorted(DISTANCES))),
         "conflict": draw(st.sampled_from(["score", "smallest", "last"])),
@@ -231,6 +232,7 @@ class TestProperties:
         ({"topk": (3, -1)}, r"not \(3, -1\)"),
         ({"topk": 3}, "not 3"),
         ({"topk": (3.0, 1)}, r"not \(3\.0, 1\)"),
+        ({"topk_max": -1}, r"topk_max must be a whole number \(0: no more than topk\), not -1"),
         ({"decay": 0}, r"decay must be in \(0, 1\], not 0"),
         ({"decay": 1.01}, "not 1.01"),
         ({"distance": "iou"}, "distance must be one of 'kl', 'wd', not 'iou'"),

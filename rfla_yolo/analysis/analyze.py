@@ -1,0 +1,199 @@
+"""``analyze``: what an assigner does to a dataset, before training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import ASSIGNERS, RFLAConfig
+from ..engine import RFLAYOLO, RFLAAssigner, rf_sizes
+from ..engine.analysis import OpenTAL, Sample, count_classes, predictions, training_samples
+from ..engine.effective_field import effective_receptive_fields
+from ..engine.receptive_field import detection_model
+from .assignments import Assigned, Levels, Tally, assign_rfla, assign_tal
+from .figures import changes, level_names, summarise
+from .sweep import measure, variants
+from .verdict import start_from, verdict
+
+SHOWN = (4.0, 7.0, 11.0, 22.0, 45.0)  # px; the objects nearest to these sizes are drawn
+MODES = {"plain": False, "augmented": True}
+
+
+@dataclass(frozen=True)
+class Example:
+    """An object to draw: its image, its number there, and the assignments of the image by assigner."""
+
+    sample: Sample
+    number: int
+    assigned: dict[str, Assigned]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that an analysis found.
+
+    Attributes:
+        result: The figures, plain values as in ``analysis.json``.
+        config: The settings that were analysed.
+        levels: The levels of the model.
+        tallies: Objects and positives by assigner and mode ("plain", "augmented").
+        examples: Objects to draw.
+    """
+
+    result: dict[str, Any]
+    config: RFLAConfig
+    levels: Levels
+    tallies: dict[str, dict[str, Tally]] = field(repr=False)
+    examples: list[Example] = field(repr=False)
+
+    @property
+    def verdict(self) -> list[str]:
+        """The sentences of the verdict."""
+        return [sentence["text"] for sentence in self.result["verdict"]]
+
+    @property
+    def start_from(self) -> RFLAConfig:
+        """The settings to start from: the best of the sweep, or those analysed where none was made."""
+        sweep = self.result["sweep"]
+        return RFLAConfig.from_dict(start_from(sweep)["settings"]) if sweep else self.config
+
+    def write(self, folder: str | Path) -> Path:
+        """Write ``analysis.json`` and a page of tables and pictures, and return the path of the page."""
+        from .page import write_page
+
+        page = write_page(self, folder)
+        text = json.dumps(self.result, indent=1, allow_nan=False)
+        (page.parent / "analysis.json").write_text(text + "\n", encoding="utf-8")
+        return page
+
+
+def analyze(
+    data: Any,
+    model: str | Path = "yolov8s-p2.yaml",
+    *,
+    assigner: str | Sequence[str] = ASSIGNERS,
+    images: int = 500,
+    weights: str | Path | None = None,
+    erf: bool = False,
+    sweep: bool = True,
+    seed: int = 0,
+    **arguments: Any,
+) -> Analysis:
+    r"""Compute what assigners do to the objects of a training set, without training.
+
+    The images come from Ultralytics' training loader, as they are and (a quarter as many) augmented; the assignment
+    from the code that training calls. TAL depends on predictions: without weights every pair of anchor and object
+    gets score 1 and the best IoU that the head can draw there, which is the most that TAL could do.
+
+    Args:
+        data: Dataset YAML.
+        model: Model YAML; not used with weights.
+        assigner: "rfla", "tal" or both.
+        images: Images to look at, evenly picked.
+        weights: A checkpoint, whose predictions TAL uses (without augmentation only).
+        erf: Also measure the effective receptive fields.
+        sweep: Also try other settings.
+        seed: Seed of the augmentation.
+        **arguments: Settings of `RFLAConfig` and arguments of Ultralytics' training (imgsz, mosaic, scale, ...).
+
+    Returns:
+        The analysis.
+
+    Raises:
+        FileNotFoundError: If the data or the model is not there.
+        ValueError: If a setting is wrong, or the data holds no object.
+
+    Example:
+        >>> analysis = analyze("aitod.yaml", "yolov8s-p2.yaml", imgsz=800)  # doctest: +SKIP
+        >>> print(*analysis.verdict, sep="\n")  # doctest: +SKIP
+    """
+    chosen = [assigner] if isinstance(assigner, str) else list(assigner)
+    if not chosen or set(chosen) - set(ASSIGNERS):
+        raise ValueError(f"assigner must be one or several of {', '.join(ASSIGNERS)}, not {assigner!r}")
+    if type(images) is not int or images < 1:
+        raise ValueError(f"images must be a whole number from 1, not {images!r}")
+    config, _ = RFLAConfig.take_from(arguments)
+    config = replace(config, assigner="rfla")
+    net = detection_model(RFLAYOLO(weights or model))
+    levels = _levels(net, config)
+    num_classes = count_classes(data)
+    if weights and num_classes != net.model[-1].nc:
+        raise ValueError(f"weights: {weights} has {net.model[-1].nc} classes, data {data} has {num_classes}")
+    load = {"seed": seed, "skip_bad_labels": config.skip_bad_labels, **arguments}
+
+    rfla = RFLAAssigner(num_classes, levels.strides, levels.rf_sizes, config)
+    tal = OpenTAL(num_classes, list(levels.strides))
+    tallies = {name: {mode: Tally(levels) for mode in MODES} for name in chosen}
+    picker = _Picker()
+    kept: list[Sample] = []
+    for mode, augment in MODES.items():
+        count = max(images // 4, 1) if augment else images  # a mosaic holds the objects of four
+        for sample in training_samples(data, count, augment, **load):
+            assigned: dict[str, Assigned] = {}
+            if "rfla" in chosen:
+                assigned["rfla"] = assign_rfla(sample, levels, rfla)
+            if "tal" in chosen:
+                predicted = predictions(net, sample.image) if weights and not augment else None
+                assigned["tal"] = assign_tal(sample, levels, tal, predicted)
+            for name, one in assigned.items():
+                tallies[name][mode].add(sample, one)
+            if not augment:
+                picker.look(sample, assigned)
+                kept.append(replace(sample, image=sample.image[:, :1, :1].expand_as(sample.image)))
+    if not len(tallies[chosen[0]]["plain"].side):
+        raise ValueError(f"data {data}: no object in {len(kept)} training images")
+
+    rows = []
+    if sweep:
+        rows = [measure(variant, kept, num_classes) for variant in variants(net, config, levels, erf)]
+    result: dict[str, Any] = {
+        "data": str(data),
+        "model": str(weights or model),
+        "predictions": str(weights) if weights else None,
+        "imgsz": list(kept[0].image.shape[1:]),
+        "images": len(kept),
+        "settings": config.to_dict(),
+        "levels": {
+            "names": level_names(levels),
+            "strides": list(levels.strides),
+            "rf_sizes": list(levels.rf_sizes),
+            "changes_at": [None if np.isnan(side) else side for side in changes(levels)],
+            "erf_sigmas": effective_receptive_fields(net) if erf else None,
+            "reg_max": levels.reg_max,
+        },
+        "assigners": {n: {mode: summarise(tally) for mode, tally in modes.items()} for n, modes in tallies.items()},
+        "sweep": rows,
+    }
+    result["verdict"] = verdict(result)
+    return Analysis(result, config, levels, tallies, picker.examples())
+
+
+class _Picker:
+    """Keeps the objects nearest to the sizes to be shown."""
+
+    def __init__(self) -> None:
+        self._best: dict[float, tuple[float, Example]] = {}
+
+    def look(self, sample: Sample, assigned: dict[str, Assigned]) -> None:
+        side = (sample.boxes[:, 2:] - sample.boxes[:, :2]).prod(-1).sqrt()
+        if not len(side):
+            return
+        for size in SHOWN:
+            off = (side.clamp(min=1e-3) / size).log().abs()
+            number = int(off.argmin())
+            if size not in self._best or float(off[number]) < self._best[size][0]:
+                self._best[size] = (float(off[number]), Example(sample, number, dict(assigned)))
+
+    def examples(self) -> list[Example]:
+        """Return one object of each size, none that is nearer to another size."""
+        return [self._best[size][1] for size in SHOWN if size in self._best and self._best[size][0] < 0.5]
+
+
+def _levels(net: Any, config: RFLAConfig) -> Levels:
+    strides = tuple(float(s) for s in net.stride)
+    return Levels(strides, tuple(rf_sizes(net, config)), int(net.model[-1].reg_max))

@@ -1,0 +1,234 @@
+"""What an assigner does to the objects of images: every figure of the analysis is computed from these arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import ceil
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..engine import RFLAAssigner
+from ..engine.analysis import OpenTAL, Sample
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The detection levels of a model.
+
+    Attributes:
+        strides: Stride of each level, px, finest first.
+        rf_sizes: Side of the receptive field of each level, px.
+        reg_max: Bins of the head's distance distribution; 1 for a head that regresses signed distances.
+    """
+
+    strides: tuple[float, ...]
+    rf_sizes: tuple[float, ...]
+    reg_max: int
+
+    def grid(self, shape: Sequence[int]) -> list[tuple[int, int]]:
+        """Return rows and columns of each level for an image of (height, width) px."""
+        return [(ceil(shape[0] / s), ceil(shape[1] / s)) for s in self.strides]
+
+    def anchors(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return all anchor points, px, (A, 2), and the level of each, (A,)."""
+        return _anchors(tuple(self.grid(shape)), self.strides)
+
+    def reach(self, boxes: Tensor, points: Tensor, level: Tensor) -> Tensor:
+        """Return the best IoU with a box that the head can draw from an anchor.
+
+        A head with a distance distribution draws sides 0 to ``reg_max - 1`` strides away from the anchor, so its boxes
+        hold the anchor and have a largest size. Each side as near to the object's as that allows gives the best IoU.
+
+        Args:
+            boxes: Objects, xyxy px, (N, 4).
+            points: Anchor points, px, (N, 2).
+            level: Level of each anchor, (N,).
+
+        Returns:
+            IoU, (N,).
+        """
+        if self.reg_max == 1:
+            return torch.ones_like(boxes[:, 0])
+        limit = torch.tensor(self.strides, device=boxes.device)[level][:, None] * (self.reg_max - 1)
+        low = points - (points - boxes[:, :2]).clamp(min=0).minimum(limit)
+        high = points + (boxes[:, 2:] - points).clamp(min=0).minimum(limit)
+        shared = (torch.minimum(high, boxes[:, 2:]) - torch.maximum(low, boxes[:, :2])).clamp(min=0).prod(-1)
+        union = (high - low).prod(-1) + (boxes[:, 2:] - boxes[:, :2]).prod(-1) - shared
+        return shared / union.clamp(min=1e-9)
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """The assignment of one image.
+
+    Attributes:
+        gt: Index of the object of each anchor, -1 for background, long, (A,).
+        wanted: Anchors that each object would have got if it were alone, long, (G,).
+        lost: Those of them that another object got, long, (G,).
+        contested: Anchors that several objects wanted.
+    """
+
+    gt: Tensor
+    wanted: Tensor
+    lost: Tensor
+    contested: int
+
+
+def assign_rfla(sample: Sample, levels: Levels, assigner: RFLAAssigner, conflicts: bool = True) -> Assigned:
+    """Assign an image by RFLA, as training does.
+
+    Args:
+        sample: The image.
+        levels: The levels; those of the assigner.
+        assigner: The assigner.
+        conflicts: Also look at what every object wanted.
+    """
+    grid = levels.grid(sample.image.shape[1:])
+    num_gts = len(sample.boxes)
+    if not num_gts:
+        return _nothing(grid)
+    mask = torch.ones(1, num_gts, dtype=torch.bool)
+    gt = assigner.assign(sample.boxes[None], mask, grid)[0]
+    if not conflicts:
+        nothing = torch.zeros(num_gts, dtype=torch.long)
+        return Assigned(gt, nothing, nothing, 0)
+    selection = assigner.select(sample.boxes[None], mask, grid)
+    wanted = torch.stack([taken for taken, _ in selection.stages]).any(0)[0]  # (G, N)
+    anchor = selection.anchor[0]
+    lost = wanted & (gt[anchor] != torch.arange(num_gts)[:, None])
+    claims = torch.bincount(anchor[wanted], minlength=len(gt))
+    return Assigned(gt, wanted.sum(1), lost.sum(1), int((claims > 1).sum()))
+
+
+def assign_tal(
+    sample: Sample, levels: Levels, assigner: OpenTAL, predicted: tuple[Tensor, Tensor] | None = None
+) -> Assigned:
+    """Assign an image by Ultralytics' assigner, with its small-target rule.
+
+    Args:
+        sample: The image.
+        levels: The levels.
+        assigner: The assigner.
+        predicted: Class scores (1, A, C) and boxes, xyxy px, (1, A, 4), of a trained model; without, every pair has
+            score 1 and the best IoU that the head can draw.
+    """
+    grid = levels.grid(sample.image.shape[1:])
+    if not len(sample.boxes):
+        return _nothing(grid)
+    points, level = levels.anchors(sample.image.shape[1:])
+    assigner.reach = None if predicted else lambda boxes, anchor: levels.reach(boxes, points[anchor], level[anchor])
+    scores, boxes = predicted or (torch.ones(1, len(points), assigner.num_classes), torch.zeros(1, len(points), 4))
+    mask = torch.ones(1, len(sample.boxes), 1)
+    _, _, _, positive, gt = assigner(scores, boxes, points, sample.labels.view(1, -1, 1), sample.boxes[None], mask)
+    wanted = assigner.wanted[0]
+    # TAL may give a contested anchor to an object that did not even want it: what is lost has to be counted
+    lost = wanted & ~(positive[0] & (gt[0] == torch.arange(len(wanted))[:, None]))
+    return Assigned(torch.where(positive[0], gt[0], -1), wanted.sum(1), lost.sum(1), int((wanted.sum(0) > 1).sum()))
+
+
+@lru_cache(maxsize=4)
+def _anchors(grid: tuple[tuple[int, int], ...], strides: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    points, level = [], []
+    for i, ((rows, columns), stride) in enumerate(zip(grid, strides)):
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        points.append((torch.stack([x, y], -1).view(-1, 2) + 0.5) * stride)
+        level.append(torch.full((rows * columns,), i))
+    return torch.cat(points), torch.cat(level)
+
+
+def _nothing(grid: Sequence[tuple[int, int]]) -> Assigned:
+    anchors = sum(rows * columns for rows, columns in grid)
+    nothing = torch.zeros(0, dtype=torch.long)
+    return Assigned(torch.full((anchors,), -1), nothing, nothing, 0)
+
+
+@dataclass
+class Tally:
+    """Objects and positive anchors of many images, one array entry each.
+
+    Attributes:
+        levels: The levels of the model.
+        zoom: Factor by which the images were enlarged; sizes are given without it, so that objects stay comparable.
+        contested: Anchors that several objects wanted.
+        anchors: Anchors of all images.
+    """
+
+    levels: Levels
+    zoom: float = 1.0
+    contested: int = 0
+    anchors: int = 0
+    _objects: list[NDArray[np.float64]] = field(default_factory=list)
+    _positives: list[NDArray[np.float64]] = field(default_factory=list)
+    _count: int = 0
+
+    def add(self, sample: Sample, assigned: Assigned) -> None:
+        """Add an image."""
+        num_gts = len(sample.boxes)
+        points, level = self.levels.anchors(sample.image.shape[1:])
+        anchor = (assigned.gt >= 0).nonzero().squeeze(1)
+        gt, points, level = assigned.gt[anchor], points[anchor], level[anchor]
+        boxes = sample.boxes[gt]
+        reach = self.levels.reach(boxes, points, level)
+        inside = ((points > boxes[:, :2]) & (points < boxes[:, 2:])).all(-1)
+        positives = torch.bincount(gt, minlength=num_gts)
+        best = torch.zeros(num_gts).scatter_reduce(0, gt, reach, "amax")
+        side = (sample.boxes[:, 2:] - sample.boxes[:, :2]).prod(-1).sqrt() / self.zoom
+        self._objects.append(torch.stack([side, positives, assigned.wanted, assigned.lost, best], 1).double().numpy())
+        self._positives.append(torch.stack([gt + self._count, level, inside, reach], 1).double().numpy())
+        self._count += num_gts
+        self.contested += assigned.contested
+        self.anchors += len(assigned.gt)
+
+    @property
+    def side(self) -> NDArray[np.float64]:
+        """Square root of the area of every object, px."""
+        return self._column(self._objects, 0)
+
+    @property
+    def positives(self) -> NDArray[np.float64]:
+        """Positive anchors of every object."""
+        return self._column(self._objects, 1)
+
+    @property
+    def wanted(self) -> NDArray[np.float64]:
+        """Anchors that every object would have got alone."""
+        return self._column(self._objects, 2)
+
+    @property
+    def lost(self) -> NDArray[np.float64]:
+        """Those of them that another object got."""
+        return self._column(self._objects, 3)
+
+    @property
+    def best(self) -> NDArray[np.float64]:
+        """The best IoU that the head can reach from the positives of every object; 0 without positives."""
+        return self._column(self._objects, 4)
+
+    @property
+    def owner(self) -> NDArray[np.int64]:
+        """Object of every positive anchor."""
+        return self._column(self._positives, 0).astype(np.int64)
+
+    @property
+    def level(self) -> NDArray[np.int64]:
+        """Level of every positive anchor."""
+        return self._column(self._positives, 1).astype(np.int64)
+
+    @property
+    def inside(self) -> NDArray[np.bool_]:
+        """Whether every positive anchor lies inside its object."""
+        return self._column(self._positives, 2) > 0
+
+    @property
+    def reach(self) -> NDArray[np.float64]:
+        """The best IoU that the head can reach from every positive anchor."""
+        return self._column(self._positives, 3)
+
+    @staticmethod
+    def _column(parts: list[NDArray[np.float64]], column: int) -> NDArray[np.float64]:
+        return np.concatenate([part[:, column] for part in parts]) if parts else np.zeros(0)

@@ -1,0 +1,289 @@
+"""The page of one analysis: verdict, tables and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..assign import DISTANCES
+from ..report import Page
+from .figures import BINS, MANY, TRAINABLE_IOU
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .analyze import Analysis, Example
+
+COLORS = ("#ffb000", "#648fff", "#dc267f", "#785ef0", "#20a080")
+SIZE_TITLES = {"all": "all", "vt": "2-8 px", "t": "8-16 px", "s": "16-32 px", "m": "> 32 px"}
+LABELLED = 12  # anchors of an object whose score is written beside them
+
+
+def write_page(analysis: Analysis, folder: str | Path) -> Path:
+    """Write the page of an analysis.
+
+    Args:
+        analysis: The analysis.
+        folder: Folder of ``index.html`` and its pictures.
+
+    Returns:
+        Path of the page.
+    """
+    result = analysis.result
+    page = Page(folder, "Assignment analysis")
+    height, width = result["imgsz"]
+    page.text(f"{result['model']} on {result['data']}: {result['images']} training images at {width} x {height} px.")
+    page.text("Settings: " + ", ".join(f"{k}={v}" for k, v in result["settings"].items()))
+    page.heading("Verdict")
+    for sentence in analysis.verdict:
+        page.text(sentence)
+    page.heading("By object size")
+    page.text(_how_tal(result))
+    caption = "Without augmentation, by object size: positives per object; objects without any; objects whose "
+    caption += (
+        f"positives cannot reach IoU {TRAINABLE_IOU:g}; share of positives inside their object; best IoU reachable"
+    )
+    page.figure("sizes", _size_figure(analysis), caption)
+    for mode in ("plain", "augmented"):
+        head = ["without augmentation" if mode == "plain" else "as augmented", *_HEAD]
+        rows = [
+            [f"{name} {SIZE_TITLES[size]}", *_cells(figures)]
+            for name, arm in result["assigners"].items()
+            for size, figures in arm[mode]["sizes"].items()
+        ]
+        page.table(head, rows)
+    page.text("Lost: share of the wanted anchors that went to another object. Losers: objects that lost any.")
+    page.heading("Positives per object")
+    head = ["objects with", *(str(n) for n in range(MANY)), f"{MANY} and more"]
+    rows = [
+        [f"{name} {SIZE_TITLES[size]}", *figures["distribution"]]
+        for name, arm in result["assigners"].items()
+        for size, figures in arm["plain"]["sizes"].items()
+    ]
+    page.table(head, rows)
+    page.heading("Levels")
+    page.table(*_level_table(result))
+    page.figure("fields", _field_figure(analysis), "Objects by size, and the level of a centred square object")
+    page.figure("levels", _level_figure(analysis), "Share of the positives on each level, by object size")
+    if analysis.examples:
+        page.heading("Pictures")
+        caption = (
+            "Objects magnified: the object in white, receptive fields dashed, chosen anchors by level; the number "
+        )
+        page.figure("examples", _example_figure(analysis), caption + "at an anchor is its RFLA score")
+    if result["sweep"]:
+        page.heading("Other settings")
+        page.text("RFLA on the same images, one thing changed at a time. Sizes are those at the analysed image size.")
+        page.table(*_sweep_table(result))
+    return page.write()
+
+
+_HEAD = ["objects", "positives", "missed", "untrainable", "inside", "reach", "best", "lost", "losers"]
+
+
+def _cells(figures: dict[str, Any]) -> list[str]:
+    objects = max(figures["objects"], 1)
+    counts = [f"{figures[name]} ({_percent(figures[name] / objects)})" for name in ("missed", "untrainable")]
+    quality = [_percent(figures["inside"]), _number(figures["reach"]), _number(figures["best"])]
+    positives = _number(figures["positives"])
+    return [str(figures["objects"]), positives, *counts, *quality, _percent(figures["lost"]), str(figures["losers"])]
+
+
+def _how_tal(result: dict[str, Any]) -> str:
+    if "tal" not in result["assigners"]:
+        return "RFLA does not depend on predictions."
+    if result["predictions"]:
+        return f"TAL, with its small-target rule, uses the predictions of {result['predictions']} without augmentation."
+    return (
+        "TAL, with its small-target rule, depends on predictions: here every pair of anchor and object has score 1 and "
+        "the best IoU that the head can draw there, the most that TAL could do. Where more than ten pairs of an object "
+        "reach the same, which of them TAL takes means nothing. RFLA does not depend on predictions."
+    )
+
+
+def _level_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    levels, arms = result["levels"], result["assigners"]
+    head = ["level", "stride", "field px", "sigma px", "next level from px"]
+    head += ["measured sigma px"] * bool(levels["erf_sigmas"]) + [f"positives {name}" for name in arms]
+    rows = []
+    for i, name in enumerate(levels["names"]):
+        change = levels["changes_at"][i] if i < len(levels["changes_at"]) else None
+        row = [name, f"{levels['strides'][i]:g}", f"{levels['rf_sizes'][i]:g}", f"{levels['rf_sizes'][i] / 2:g}"]
+        row += ["-" if change is None else f"{change:.1f}"]
+        row += [f"{levels['erf_sigmas'][i]:g}"] if levels["erf_sigmas"] else []
+        shares = [arm["plain"]["sizes"]["all"]["levels"] for arm in arms.values()]
+        rows.append([*row, *(_percent(share[i]) if share else "-" for share in shares)])
+    return head, rows
+
+
+def _sweep_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    head = ["change", "missed", "untrainable", *(f"positives {SIZE_TITLES[s]}" for s in ("vt", "t", "s", "m"))]
+    head += ["inside 2-8 px", "reach 2-8 px", "reach all", "share of levels, finest first"]
+    rows = []
+    for row in result["sweep"]:
+        sizes = row["sizes"]
+        total = max(sizes["all"]["objects"], 1)
+        cells = [_percent(sizes["all"][name] / total) for name in ("missed", "untrainable")]
+        cells += [_number(sizes[s]["positives"]) for s in ("vt", "t", "s", "m")]
+        cells += [_percent(sizes["vt"]["inside"]), _number(sizes["vt"]["reach"]), _number(sizes["all"]["reach"])]
+        levels = " / ".join(_percent(share) for share in sizes["all"]["levels"] or [])
+        rows.append([row["name"], *cells, levels])
+    return head, rows
+
+
+def _size_figure(analysis: Analysis) -> Figure:
+    figure, axes = _subplots(3, 2, height=9)
+    centers = range(len(BINS) - 1)
+    titles = {
+        "objects": "objects",
+        "positives": "positives per object",
+        "missed": "objects without positives, %",
+        "untrainable": "objects that cannot be found, %",
+        "inside": "positives inside their object, %",
+        "reach": "best IoU that the head can draw",
+    }
+    for axis, (key, title) in zip(axes, titles.items()):
+        for i, (name, arm) in enumerate(analysis.result["assigners"].items()):
+            values = [_value(row, key) for row in arm["plain"]["bins"]]
+            if key == "objects":
+                axis.bar(centers, values, color="0.6")
+                break
+            axis.plot(centers, values, marker="o", ms=4, color=f"C{i}", label=name)
+        axis.set(title=title, xticks=list(centers), ylim=(0, None))
+        axis.set_xticklabels(_bin_titles(), rotation=60, fontsize=7)
+        axis.grid(alpha=0.3)
+    axes[1].legend()
+    figure.tight_layout()
+    return figure
+
+
+def _value(row: dict[str, Any], key: str) -> float:
+    value = row[key]
+    if value is None:
+        return float("nan")
+    if key in {"missed", "untrainable"}:
+        return 100 * value / row["objects"] if row["objects"] else float("nan")
+    return 100 * value if key == "inside" else value
+
+
+def _field_figure(analysis: Analysis) -> Figure:
+    figure, (axis,) = _subplots(1, 1, height=3.6)
+    result = analysis.result
+    names, changes = result["levels"]["names"], result["levels"]["changes_at"]
+    name = next(iter(analysis.tallies))
+    edges = np.geomspace(1, max(256, *(2 * side for side in changes if side)), 60)
+    for mode, color in (("plain", "0.3"), ("augmented", "C0")):
+        label = {"plain": "without augmentation", "augmented": "augmented"}[mode]
+        side = analysis.tallies[name][mode].side
+        axis.hist(side, edges, histtype="step", color=color, label=label, weights=np.full(len(side), 100 / len(side)))
+    borders = [edges[0], *(side or np.nan for side in changes), edges[-1]]
+    for i, level in enumerate(names):
+        low, high = borders[i], borders[i + 1]
+        if np.isfinite([low, high]).all():
+            axis.axvspan(low, high, color=COLORS[i % len(COLORS)], alpha=0.2, lw=0)
+            axis.text(np.sqrt(low * high), 0.97, level, transform=axis.get_xaxis_transform(), ha="center", va="top")
+    axis.set(xscale="log", xlabel="square root of the area, px", ylabel="objects, %", xlim=(edges[0], edges[-1]))
+    axis.legend(loc="center right", fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def _level_figure(analysis: Analysis) -> Figure:
+    arms = analysis.result["assigners"]
+    figure, axes = _subplots(1, len(arms), height=3.6)
+    for axis, (name, arm) in zip(axes, arms.items()):
+        bins = arm["plain"]["bins"]
+        bottom = np.zeros(len(bins))
+        for i, level in enumerate(analysis.result["levels"]["names"]):
+            share = np.array([100 * row["levels"][i] if row["levels"] else 0.0 for row in bins])
+            axis.bar(range(len(bins)), share, bottom=bottom, color=COLORS[i % len(COLORS)], label=level)
+            bottom += share
+        axis.set(title=name, ylabel="positives, %", xticks=range(len(bins)))
+        axis.set_xticklabels(_bin_titles(), rotation=60, fontsize=7)
+    axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def _example_figure(analysis: Analysis) -> Figure:
+    """Draw each example once for every assigner, side by side."""
+    names = list(analysis.tallies)
+    figure, axes = _subplots(len(analysis.examples), len(names), height=4.2 * len(analysis.examples), width=4.4)
+    for place, axis in enumerate(axes):
+        example, name = analysis.examples[place // len(names)], names[place % len(names)]
+        _draw(axis, analysis, example, name)
+    figure.tight_layout()
+    return figure
+
+
+def _draw(axis: Any, analysis: Analysis, example: Example, name: str) -> None:
+    sample, levels = example.sample, analysis.levels
+    box = sample.boxes[example.number]
+    center, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+    side = float(size.prod().sqrt())
+    chosen = (example.assigned[name].gt == example.number).nonzero().squeeze(1)
+    points, level = (values[chosen] for values in levels.anchors(sample.image.shape[1:]))
+    far = float((points - center).abs().max()) if len(points) else 0.0
+    half = max(0.8 * float(size.max()), 1.15 * far, 12.0)
+    height, width = sample.image.shape[1:]
+    picture = sample.image.permute(1, 2, 0).numpy()
+    axis.imshow(picture, extent=(0, width, height, 0), interpolation="nearest")
+    for x1, y1, x2, y2 in sample.boxes.tolist():
+        mine = [x1, y1, x2, y2] == box.tolist()
+        axis.add_patch(_rectangle(x1, y1, x2, y2, "white", 1.6 if mine else 0.6))
+    scores = _scores(analysis, box, points, level)
+    for i, level_name in enumerate(analysis.result["levels"]["names"]):
+        here = level == i
+        color = COLORS[i % len(COLORS)]
+        if not bool(here.any()):
+            continue
+        axis.scatter(*points[here].T.numpy(), s=36, color=color, ec="black", lw=0.6, label=level_name, zorder=3)
+        rf = levels.rf_sizes[i] / 2
+        px, py = points[here][scores[here].argmax()].tolist()
+        axis.add_patch(_rectangle(px - rf, py - rf, px + rf, py + rf, color, 1.2, "--"))
+    if name == "rfla" and len(points) <= LABELLED:
+        for (px, py), score in zip(points.tolist(), scores.tolist()):
+            axis.annotate(f"{score:.2f}", (px, py), (4, 4), textcoords="offset points", fontsize=7, color="yellow")
+    cx, cy = center.tolist()
+    axis.set(xlim=(cx - half, cx + half), ylim=(cy + half, cy - half), xticks=[], yticks=[])
+    axis.set_title(f"{name}: object of {side:.1f} px, {len(points)} positives", fontsize=9)
+    if len(points):
+        axis.legend(fontsize=7, loc="lower right")
+
+
+def _scores(analysis: Analysis, box: torch.Tensor, points: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    """Return the receptive field score of one object and some anchors, (N,)."""
+    offset = (box[:2] + box[2:]) / 2 - points
+    width, height = box[2:] - box[:2]
+    rf = torch.tensor(analysis.levels.rf_sizes)[level]
+    return DISTANCES[analysis.config.distance](offset[:, 0], offset[:, 1], width, height, rf)
+
+
+def _rectangle(x1: float, y1: float, x2: float, y2: float, color: str, line: float, style: str = "-") -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=color, lw=line, ls=style)
+
+
+def _subplots(rows: int, columns: int, height: float, width: float = 9.0) -> tuple[Figure, Sequence[Any]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(width, 4.4 * columns), height))
+    return figure, list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
+
+
+def _bin_titles() -> list[str]:
+    return [f"{low:g}-{high:g}" if np.isfinite(high) else f"> {low:g}" for low, high in pairwise(BINS)]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

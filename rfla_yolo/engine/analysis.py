@@ -1,0 +1,153 @@
+"""What the analysis needs of Ultralytics: the training loader's images, TAL opened up, and what a head can draw."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from ultralytics.cfg import get_cfg, get_save_dir
+from ultralytics.data import build_yolo_dataset
+from ultralytics.data.utils import check_det_dataset
+from ultralytics.utils import DEFAULT_CFG
+from ultralytics.utils.loss import v8DetectionLoss
+from ultralytics.utils.ops import xywh2xyxy
+from ultralytics.utils.tal import TaskAlignedAssigner
+
+from .data import check_dataset, check_labels
+
+WORKERS = 2  # processes that load images; a fixed number, because mosaic draws on what its process has loaded
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as training sees it.
+
+    Attributes:
+        boxes: Objects, xyxy px of the network input, (G, 4).
+        labels: Classes, long, (G,).
+        image: The image, uint8, (C, H, W).
+        im_file: Path of the image; of a mosaic, of its first image.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    image: Tensor
+    im_file: str
+
+
+def training_samples(
+    data: Any, images: int, augment: bool, seed: int = 0, skip_bad_labels: bool = False, **arguments: Any
+) -> Iterator[Sample]:
+    """Yield images of the training set from Ultralytics' own loader, evenly picked over the set.
+
+    Args:
+        data: Dataset YAML.
+        images: How many images; all where there are fewer.
+        augment: With the augmentation of training, or letterboxed only.
+        seed: Seed of the augmentation.
+        skip_bad_labels: As the setting.
+        **arguments: Arguments of Ultralytics' training: imgsz, mosaic, scale and so on.
+
+    Yields:
+        The images in a fixed order.
+
+    Raises:
+        FileNotFoundError: If the data is not there.
+        ValueError: If labels cannot be used.
+    """
+    data = check_dataset(data, "train")
+    info = check_det_dataset(str(data))
+    cfg = get_cfg(DEFAULT_CFG, {**arguments, "task": "detect", "data": str(data)})
+    dataset = build_yolo_dataset(cfg, info["train"], 1, info, mode="train" if augment else "val")
+    check_labels(dataset, skip_bad_labels)
+    total = len(dataset)
+    picked = np.linspace(0, total - 1, min(images, total)).round().astype(int).tolist()
+    loader = DataLoader(_Seeded(dataset, picked, seed), batch_size=None, num_workers=WORKERS)
+    for item in loader:
+        height, width = item["img"].shape[1:]
+        boxes = xywh2xyxy(item["bboxes"]) * torch.tensor([width, height, width, height])
+        yield Sample(boxes, item["cls"].view(-1).long(), item["img"], item["im_file"])
+
+
+def run_folder(project: str | None = None, name: str | None = None, exist_ok: bool = False) -> Path:
+    """Return the folder that Ultralytics would give a run of this name, a new one unless ``exist_ok``."""
+    place = {"project": project, "name": name or "analyze", "exist_ok": exist_ok, "task": "detect", "mode": "analyze"}
+    return Path(get_save_dir(SimpleNamespace(**place)))
+
+
+def count_classes(data: Any) -> int:
+    """Return the number of classes of a dataset YAML."""
+    return int(check_det_dataset(str(check_dataset(data, "train")))["nc"])
+
+
+class _Seeded(Dataset):
+    """Items of a dataset, each with random numbers of its own."""
+
+    def __init__(self, dataset: Any, picked: list[int], seed: int) -> None:
+        self.dataset, self.picked, self.seed = dataset, picked, seed
+
+    def __len__(self) -> int:
+        return len(self.picked)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        random.seed(self.seed + place)
+        np.random.seed(self.seed + place)
+        torch.manual_seed(self.seed + place)
+        return self.dataset[self.picked[place]]
+
+
+class OpenTAL(TaskAlignedAssigner):
+    """Ultralytics' assigner that tells what each object wanted, and that can do without predictions.
+
+    Attributes:
+        wanted: After a call, the anchors that each object selected before conflicts were resolved, bool, (B, G, A).
+        reach: Overlap of pairs of object and anchor, in place of the predictions' overlaps: a function of the boxes
+            (N, 4), the anchor points (N, 2) and their level (N,); None uses the predictions.
+    """
+
+    wanted: Tensor
+
+    def __init__(self, num_classes: int, strides: list[float], reach: Any = None) -> None:
+        super().__init__(topk=10, num_classes=num_classes, alpha=0.5, beta=6.0, stride=strides)
+        self.reach = reach
+
+    def _forward(self, pd_scores: Tensor, pd_bboxes: Tensor, anc_points: Tensor, *args: Any, **extra: Any) -> Any:
+        self._points = anc_points
+        return super()._forward(pd_scores, pd_bboxes, anc_points, *args, **extra)
+
+    def pair_overlaps(self, indices: Any, gt_bboxes: Tensor, pd_bboxes: Tensor) -> Tensor:
+        """Return the overlaps of the pairs: what the head can reach, or Ultralytics' own."""
+        if self.reach is None:
+            return super().pair_overlaps(indices, gt_bboxes, pd_bboxes)
+        return self.reach(gt_bboxes[indices[:2]], indices[2])
+
+    def select_highest_overlaps(self, mask_pos: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Keep what is wanted, and go on."""
+        self.wanted = mask_pos.bool().clone()
+        return super().select_highest_overlaps(mask_pos, *args, **kwargs)
+
+
+def predictions(model: Any, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a trained model hands to its assigner: class scores (1, A, C) and boxes, xyxy px, (1, A, 4).
+
+    Args:
+        model: A ``DetectionModel`` with weights.
+        image: One image, uint8, (C, H, W).
+    """
+    criterion = v8DetectionLoss(model)
+    criterion.hyp = get_cfg()  # a checkpoint's are not those of a loss; no loss is read here
+    seen: list[Tensor] = []
+    criterion.assigner.register_forward_pre_hook(lambda module, args: seen.extend(args[:2]))
+    batch = {"batch_idx": torch.zeros(0), "cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4)}
+    with torch.no_grad():
+        _, raw = model.eval()(image[None].float() / 255)
+        criterion.get_assigned_targets_and_loss(raw, batch)
+    return seen[0], seen[1]

@@ -1,0 +1,243 @@
+"""The analysis: every count against a direct count from the assigner's output, in loops."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.loss import v8DetectionLoss
+
+from rfla_yolo import RFLAYOLO, RFLAConfig
+from rfla_yolo.analysis import analyze
+from rfla_yolo.analysis.assignments import Levels, Tally, assign_rfla, assign_tal
+from rfla_yolo.analysis.figures import MANY, TRAINABLE_IOU, changes, summarise
+from rfla_yolo.analysis.verdict import start_from
+from rfla_yolo.cli import main
+from rfla_yolo.engine import RFLAAssigner
+from rfla_yolo.engine.analysis import OpenTAL, Sample, predictions
+
+LEVELS = Levels((4.0, 8.0, 16.0), (8.0, 16.0, 32.0), 16)
+SIDE = 64
+BORDERS = {"vt": (0, 8), "t": (8, 16), "s": (16, 32), "m": (32, math.inf)}
+
+
+@st.composite
+def samples(draw) -> Sample:
+    count = draw(st.integers(0, 6))
+    boxes = []
+    for _ in range(count):
+        x, y = draw(st.integers(0, 60)), draw(st.integers(0, 60))
+        w, h = draw(st.integers(2, 48)), draw(st.integers(2, 48))
+        boxes.append([x, y, min(x + w, SIDE), min(y + h, SIDE)])
+    image = torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)
+    return Sample(torch.tensor(boxes).view(-1, 4).float(), torch.zeros(count, dtype=torch.long), image, "a.png")
+
+
+def anchors():
+    for level, stride in enumerate(LEVELS.strides):
+        for row in range(int(SIDE / stride)):
+            for column in range(int(SIDE / stride)):
+                yield (column + 0.5) * stride, (row + 0.5) * stride, level
+
+
+def best_iou(box, x, y, stride, reg_max=16):
+    """Best over a fine grid of what the distances can be, each side between 0 and reg_max - 1 strides."""
+    limit = (reg_max - 1) * stride
+    low_x, low_y = (p - min(max(p - side, 0), limit) for p, side in ((x, box[0]), (y, box[1])))
+    high_x, high_y = (p + min(max(side - p, 0), limit) for p, side in ((x, box[2]), (y, box[3])))
+    shared = max(min(high_x, box[2]) - max(low_x, box[0]), 0) * max(min(high_y, box[3]) - max(low_y, box[1]), 0)
+    union = (high_x - low_x) * (high_y - low_y) + (box[2] - box[0]) * (box[3] - box[1]) - shared
+    return shared / union
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(samples(), min_size=1, max_size=3), st.sampled_from(["rfla", "tal"]))
+def test_every_count_is_the_direct_count(images, name):
+    config = RFLAConfig(topk=(3, 1))
+    rfla = RFLAAssigner(1, LEVELS.strides, LEVELS.rf_sizes, config)
+    tal = OpenTAL(1, list(LEVELS.strides))
+    tally = Tally(LEVELS)
+    objects = []  # (side, positives as (level, inside, reach), wanted, lost)
+    contested = 0
+    for sample in images:
+        found = assign_rfla(sample, LEVELS, rfla) if name == "rfla" else assign_tal(sample, LEVELS, tal)
+        tally.add(sample, found)
+        claims = [0] * len(found.gt)
+        for number, box in enumerate(sample.boxes.tolist()):
+            positives = []
+            for anchor, (x, y, level) in enumerate(anchors()):
+                if int(found.gt[anchor]) == number:
+                    inside = box[0] < x < box[2] and box[1] < y < box[3]
+                    positives.append((level, inside, best_iou(box, x, y, LEVELS.strides[level])))
+            alone = Sample(sample.boxes[number : number + 1], sample.labels[:1], sample.image, "")
+            single = assign_rfla(alone, LEVELS, rfla) if name == "rfla" else assign_tal(alone, LEVELS, tal)
+            wanted = (single.gt >= 0).tolist()
+            claims = [c + w for c, w in zip(claims, wanted)]
+            lost = sum(w and owner != number for w, owner in zip(wanted, found.gt.tolist()))
+            objects.append((math.sqrt((box[2] - box[0]) * (box[3] - box[1])), positives, sum(wanted), lost))
+        contested += sum(c > 1 for c in claims)
+    result = summarise(tally)
+    assert result["contested_anchors"] == contested
+    for size, (low, high) in {"all": (0, math.inf), **BORDERS}.items():
+        mine = [o for o in objects if low < o[0] <= high]
+        figures = result["sizes"][size]
+        positives = [p for o in mine for p in o[1]]
+        assert figures["objects"] == len(mine)
+        assert figures["missed"] == sum(not o[1] for o in mine)
+        best = [max((p[2] for p in o[1]), default=0.0) for o in mine]
+        assert figures["untrainable"] == sum(b < TRAINABLE_IOU - 1e-6 for b in best)
+        assert figures["distribution"] == [sum(min(len(o[1]), MANY) == n for o in mine) for n in range(MANY + 1)]
+        assert figures["losers"] == sum(o[3] > 0 for o in mine)
+        if mine:
+            assert figures["positives"] == pytest.approx(len(positives) / len(mine))
+            assert figures["best"] == pytest.approx(np.mean(best), abs=1e-6)
+            assert figures["lost"] == pytest.approx(sum(o[3] for o in mine) / sum(o[2] for o in mine))
+        if positives:
+            assert figures["inside"] == pytest.approx(np.mean([p[1] for p in positives]))
+            assert figures["reach"] == pytest.approx(np.mean([p[2] for p in positives]), abs=1e-6)
+            shares = [sum(p[0] == level for p in positives) / len(positives) for level in range(3)]
+            assert figures["levels"] == pytest.approx(shares)
+    assert sum(row["objects"] for row in result["bins"]) == len(objects)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.tuples(*[st.floats(1, 40)] * 2),
+    st.tuples(*[st.floats(2, 60)] * 2),
+    st.tuples(*[st.floats(0, 63)] * 2),
+    st.integers(0, 2),
+)
+def test_no_box_that_the_head_can_draw_is_better(corner, size, point, level):
+    box = torch.tensor([[*corner, corner[0] + size[0], corner[1] + size[1]]])
+    reach = float(LEVELS.reach(box, torch.tensor([point]), torch.tensor([level])))
+    limit = 15 * LEVELS.strides[level]
+    rng = np.random.default_rng(0)
+    x1, y1, x2, y2 = box[0].double().numpy()
+    sides = rng.uniform(0, limit, (4000, 4))
+    near = np.abs([point[0] - x1, point[1] - y1, x2 - point[0], y2 - point[1]])
+    sides[::2] = np.clip(near * rng.uniform(0, 1.5, (2000, 4)), 0, limit)
+    low, high = np.array(point) - sides[:, :2], np.array(point) + sides[:, 2:]
+    shared = np.clip(np.minimum(high, [x2, y2]) - np.maximum(low, [x1, y1]), 0, None).prod(1)
+    iou = shared / ((high - low).prod(1) + (x2 - x1) * (y2 - y1) - shared)
+    assert iou.max() <= reach + 1e-5
+
+
+def test_a_head_with_signed_distances_reaches_everything():
+    levels = Levels((8.0,), (16.0,), 1)
+    assert float(levels.reach(torch.tensor([[0.0, 0, 4, 4]]), torch.tensor([[60.0, 60]]), torch.tensor([0]))) == 1
+
+
+def test_levels_change_where_two_scores_meet():
+    levels = Levels((4.0, 8.0, 16.0, 32.0), (11.5, 47.5, 119.5, 199.5), 16)
+    assert [round(side) for side in changes(levels)] == [27, 81, 158]  # method.md, section 1
+
+
+def test_reach_of_the_smallest_objects_on_real_data(data_dir, tmp_path):
+    """The table of method.md, section 3, on a copy of the labels: objects below 8 px."""
+    root = data_dir / "hituav-half"
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        for file in (root / kind / "train").iterdir():
+            if file.suffix in {".jpg", ".txt"}:
+                (tmp_path / kind / file.name).symlink_to(file)
+    data = tmp_path / "set.yaml"
+    data.write_text(f"path: {tmp_path}\ntrain: images\nval: images\nnames: [person, car, bicycle, other]\n")
+    for model, inside, reach in (("yolov8n-p2.yaml", 0.72, 0.98), ("yolov8n.yaml", 0.21, 0.78)):
+        found = analyze(
+            data,
+            model,
+            images=300,
+            imgsz=320,
+            assigner="rfla",
+            sweep=False,
+            mosaic=0.0,
+            topk=(3, 1),
+            rf="trf",
+            rf_scale=0.5,
+        )
+        tiny = found.result["assigners"]["rfla"]["plain"]["sizes"]["vt"]
+        assert tiny["inside"] == pytest.approx(inside, abs=0.04)
+        assert tiny["reach"] == pytest.approx(reach, abs=0.02)
+
+
+def test_page_file_and_settings(tiny_set, tmp_path, capsys):
+    arguments = ["--data", str(tiny_set), "--model", "yolov8n-p2.yaml", "--imgsz", "64", "--images", "6", "--erf"]
+    target = tmp_path / "my.yaml"
+    main(["analyze", *arguments, "--project", str(tmp_path), "--name", "found", "--write-cfg", str(target)])
+    printed = capsys.readouterr().out
+    result = json.loads((tmp_path / "found" / "analysis.json").read_text())
+    page = (tmp_path / "found" / "index.html").read_text()
+    assert {path.name for path in (tmp_path / "found").glob("*.png")} == {
+        "sizes.png", "fields.png", "levels.png", "examples.png",
+    }  # fmt: skip
+    for sentence in result["verdict"]:
+        assert sentence["text"] in printed
+    assert "every pair of anchor and object has score 1" in page
+    assert result["assigners"]["tal"]["plain"]["sizes"]["all"]["objects"] > 0
+    assert len(result["levels"]["erf_sigmas"]) == 4
+    assert RFLAConfig.take_from({"rfla_cfg": target})[0].to_dict() == start_from(result["sweep"])["settings"]
+    names = [row["name"] for row in result["sweep"]]
+    assert names[0] == "as set" and "without P2" in names and "imgsz x 2" in names and "rf erf, rf_scale 1/2" in names
+
+
+def test_a_model_without_p2_is_tried_with_one(tiny_set):
+    found = analyze(tiny_set, "yolov8n.yaml", images=4, imgsz=64, assigner="rfla", rf="trf", rf_scale=0.5)
+    row = next(row for row in found.result["sweep"] if row["name"] == "with P2")
+    assert row["strides"] == [4, 8, 16, 32]
+    assert row["rf_sizes"][0] == 11.5  # that of yolov8n-p2
+
+
+def test_tal_with_predictions_is_that_of_the_loss():
+    """The positives of the model's own criterion, on objects that hold more than ten anchors."""
+    torch.manual_seed(0)
+    model = DetectionModel("yolov8n-p2.yaml", nc=2, verbose=False)
+    model.args = get_cfg()
+    image = torch.randint(0, 255, (3, SIDE, SIDE), dtype=torch.uint8)
+    boxes = torch.tensor([[4.0, 4, 34, 34], [20, 24, 60, 60], [40, 8, 45, 13]])
+    sample = Sample(boxes, torch.tensor([0, 1, 1]), image, "a.png")
+    levels = Levels((4.0, 8.0, 16.0, 32.0), (8.0, 16.0, 32.0, 64.0), 16)
+    tal = OpenTAL(2, list(levels.strides))
+    found = assign_tal(sample, levels, tal, predictions(model, image))
+    batch = {
+        "batch_idx": torch.zeros(3),
+        "cls": torch.tensor([[0.0], [1], [1]]),
+        "bboxes": torch.stack([(boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2,
+                               boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]], 1) / SIDE,
+    }  # fmt: skip
+    with torch.no_grad():
+        (positive, gt, *_), _, _ = v8DetectionLoss(model).get_assigned_targets_and_loss(
+            model.eval()(image[None].float() / 255)[1], batch
+        )
+    assert torch.equal(found.gt, torch.where(positive[0], gt[0], -1))
+    assert not torch.equal(found.gt, assign_tal(sample, levels, tal).gt)
+
+
+def test_weights_give_tal_its_predictions(tiny_set, tmp_path):
+    model = RFLAYOLO("yolov8n-p2.yaml")
+    quick = {"imgsz": 64, "epochs": 1, "batch": 4, "device": "cpu", "plots": False, "workers": 0, "val": False}
+    model.train(data=str(tiny_set), project=str(tmp_path), name="run", **quick)
+    weights = tmp_path / "run" / "weights" / "last.pt"
+    found = analyze(tiny_set, weights=weights, images=4, imgsz=64, assigner="tal", sweep=False)
+    assert found.result["predictions"] == str(weights)
+    assert found.result["assigners"]["tal"]["plain"]["sizes"]["all"]["objects"] > 0
+    assert f"uses the predictions of {weights}" in found.write(tmp_path / "page").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"assigner": "atss"}, "assigner must be one or several of rfla, tal, not 'atss'"),
+        ({"images": 0}, "images must be a whole number from 1, not 0"),
+        ({"decay": 2}, "decay must be in"),
+    ],
+)
+def test_bad_input_is_named(tiny_set, change, message):
+    with pytest.raises(ValueError, match=message):
+        analyze(tiny_set, "yolov8n-p2.yaml", imgsz=64, **change)
