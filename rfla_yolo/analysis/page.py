@@ -79,7 +79,7 @@ def write_page(analysis: Analysis, folder: str | Path) -> Path:
     if result["sweep"]:
         page.heading("Other settings")
         page.text("RFLA on the same images, one thing changed at a time. Sizes are those at the analysed image size.")
-        page.table(*_sweep_table(result))
+        page.table(*sweep_table(result))
     return page.write()
 
 
@@ -121,7 +121,8 @@ def _level_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
-def _sweep_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def sweep_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of the sweep's table."""
     head = ["change", "missed", "untrainable", *(f"positives {SIZE_TITLES[s]}" for s in ("vt", "t", "s", "m"))]
     head += ["inside 2-8 px", "reach 2-8 px", "reach all", "share of levels, finest first"]
     rows = []
