@@ -55,6 +55,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "grown-tal": {**GROWN, "target": "tal"},
     "grown-adds": {**GROWN, "target": "aligned", "tal_from": 0, "tal_adds": True},
     "grown3-aligned": {**GROWN, "rf_scale": 3.0, "target": "aligned"},
+    "grown30-aligned": {**GROWN, "topk_max": 30, "target": "aligned"},
+    "below-32": {**GROWN, "target": "aligned", "tal_from": 32},
     "below-16": {**GROWN, "target": "aligned", "tal_from": 16},
 }
 
