@@ -57,6 +57,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "grown3-aligned": {**GROWN, "rf_scale": 3.0, "target": "aligned"},
     "grown30-aligned": {**GROWN, "topk_max": 30, "target": "aligned"},
     "below-32": {**GROWN, "target": "aligned", "tal_from": 32},
+    "below-8": {**GROWN, "target": "aligned", "tal_from": 8},
     "below-16": {**GROWN, "target": "aligned", "tal_from": 16},
 }
 
