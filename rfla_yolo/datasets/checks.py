@@ -1,9 +1,12 @@
-"""Checks of YOLO label files, with messages that name file, line and value."""
+"""Reading YOLO label files, with messages that name file, line and value."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 TOLERANCE = 0.01  # how far a normalised coordinate may lie outside the image, as in Ultralytics
 
@@ -18,16 +21,50 @@ def explain_label_file(path: Path, num_classes: int) -> str:
     Returns:
         ``file:line: what was found and what was expected`` for the first bad line.
     """
+    return next(iter(parse_labels(path, num_classes)[1]), "")
+
+
+def read_labels(path: Path, num_classes: int) -> NDArray[np.float64]:
+    """Return the objects of a label file as `parse_labels` does.
+
+    Raises:
+        ValueError: If a line is bad.
+    """
+    rows, problems = parse_labels(path, num_classes)
+    if problems:
+        raise ValueError(problems[0])
+    return rows
+
+
+def parse_labels(path: Path, num_classes: int) -> tuple[NDArray[np.float64], list[str]]:
+    """Read a YOLO label file.
+
+    Args:
+        path: The label file; a missing one is an image without objects.
+        num_classes: Number of classes of the dataset.
+
+    Returns:
+        The good lines as class, centre x, centre y, width, height, normalised (polygons as their hull), (N, 5), and
+        what is wrong with the others, in words.
+    """
     try:
-        rows = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        return ""  # no label file: an image without objects
+        lines = []
     except (OSError, UnicodeDecodeError) as error:
-        return f"{path}: cannot be read: {error}"
-    for number, row in enumerate(rows, start=1):
-        if problem := _explain_row(row.split(), num_classes):
-            return f"{path}:{number}: {problem}"
-    return ""
+        return np.zeros((0, 5)), [f"{path}: cannot be read: {error}"]
+    rows, problems = [], []
+    for number, line in enumerate(lines, start=1):
+        cells = line.split()
+        if problem := _explain_row(cells, num_classes):
+            problems.append(f"{path}:{number}: {problem}")
+        elif cells:
+            label, *values = map(float, cells)
+            if len(values) > 4:
+                x, y = values[::2], values[1::2]
+                values = [(min(x) + max(x)) / 2, (min(y) + max(y)) / 2, max(x) - min(x), max(y) - min(y)]
+            rows.append([label, *values])
+    return np.array(rows, dtype=np.float64).reshape(-1, 5), problems
 
 
 def _explain_row(cells: list[str], num_classes: int) -> str:

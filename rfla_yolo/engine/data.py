@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ultralytics.data.dataset import YOLODataset
-from ultralytics.data.utils import check_det_dataset, img2label_paths
+from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
 from ultralytics.utils import LOGGER, YAML
 
 from ..config import resource_dir
@@ -59,6 +59,29 @@ def check_dataset(data: Any, *splits: str) -> Any:
             if not Path(path).exists():
                 raise FileNotFoundError(f"data {data}: {split} images not found at {path}\n{setup}".rstrip())
     return data
+
+
+def list_images(data: Any) -> tuple[list[str], dict[str, list[tuple[Path, Path]]]]:
+    """Return the class names of a dataset YAML, and the images with their label files of every split it names.
+
+    Raises:
+        FileNotFoundError: If the YAML, or the images of train or val, are missing.
+    """
+    info = check_det_dataset(str(check_dataset(data, "train", "val")))
+    found: dict[str, list[tuple[Path, Path]]] = {}
+    for split in ("train", "val", "test"):
+        sources = info.get(split) or []
+        images: list[str] = []
+        for source in [sources] if isinstance(sources, str) else sources:
+            path = Path(source)
+            if path.is_dir():
+                images += [str(file) for file in sorted(path.rglob("*")) if file.suffix[1:].lower() in IMG_FORMATS]
+            elif path.is_file():
+                lines = path.read_text(encoding="utf-8").split("\n")
+                images += [str(path.parent / line) if line.startswith("./") else line for line in lines if line.strip()]
+        if images:
+            found[split] = [(Path(image), Path(label)) for image, label in zip(images, img2label_paths(images))]
+    return [str(name) for _, name in sorted(info["names"].items())], found
 
 
 def check_labels(dataset: YOLODataset, skip_bad_labels: bool) -> YOLODataset:

@@ -1,0 +1,112 @@
+"""The doctor: every finding on a set made to have it, and none on a clean one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from rfla_yolo.cli import main
+from rfla_yolo.datasets import check_data, explain_label_file
+from rfla_yolo.engine.data import list_images
+
+
+def scene(seed, size=(120, 160)):
+    """Smooth pictures, so that the perceptual hash has something to hold on to."""
+    small = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture
+def clean_set(tmp_path):
+    root = tmp_path / "set"
+    for s, split in enumerate(("train", "val")):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(4):
+            cv2.imwrite(str(root / "images" / split / f"{i}.png"), scene(10 * s + i))
+            (root / "labels" / split / f"{i}.txt").write_text("0 0.5 0.5 0.25 0.25\n1 0.2 0.2 0.3 0.3\n")
+    (root / "set.yaml").write_text("train: images/train\nval: images/val\nnames: [ship, plane]\n")
+    return root
+
+
+def check(root, **options):
+    names, splits = list_images(root / "set.yaml")
+    found = check_data(splits, names, **{"imgsz": 160, "scale": 0.5, "workers": 1, **options})
+    return found, {finding.name: finding for finding in found.findings}
+
+
+def test_a_clean_set(clean_set):
+    found, findings = check(clean_set)
+    assert findings == {} and found.text() == "nothing found"
+    assert found.figures["splits"]["train"] == {
+        "images": 4, "images_without_objects": 0, "objects": 8, "most_objects_in_an_image": 2,
+        "mean_side": pytest.approx((1200**0.5 + 1728**0.5) / 2), "sizes": {"vt": 0, "t": 0, "s": 0, "m": 8},
+    }  # fmt: skip
+    assert found.figures["classes"] == {"ship": {"train": 4, "val": 4}, "plane": {"train": 4, "val": 4}}
+
+
+def test_every_finding(clean_set):
+    train, val = clean_set / "images/train", clean_set / "images/val"
+    labels = clean_set / "labels"
+    (train / "0.png").write_bytes((train / "0.png").read_bytes()[:200])  # does not decode
+    (labels / "train/0.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    (labels / "train/1.txt").write_text("0 0.5 0.5 0.25 0.25\n7 0.5 0.5 0.1 0.1\n0 2 0.5 0.1 0.1\nx\n")
+    (labels / "train/2.txt").write_text("0 0.5 0.5 0.25 0.25\n0 0.5 0.5 0.25 0.25\n0 0.1 0.1 0 0.1\n")
+    (labels / "train/3.txt").write_text("0 0.5 0.5 0.01 0.5\n")  # 1.6 px wide
+    (labels / "train/orphan.txt").write_text("")
+    (labels / "val/0.txt").unlink()
+    (labels / "val/1.txt").write_text("1 0.5 0.5 0.5 0.5\n" + "".join(f"0 0.5 {i / 1e4} .1 .1\n" for i in range(301)))
+    shutil.copy(train / "1.png", val / "2.png")  # the same file
+    picture = cv2.imread(str(train / "3.png"))
+    cv2.imwrite(str(val / "3.png"), np.clip(picture.astype(int) + 6, 0, 255).astype(np.uint8))  # a little brighter
+    cv2.imwrite(str(val / "1.png"), scene(77, (240, 320)))  # larger than the training size
+    text = (clean_set / "set.yaml").read_text().replace("[ship, plane]", "[ship, plane, helicopter]")
+    (clean_set / "set.yaml").write_text(text)
+    found, findings = check(clean_set)
+    counts = {name: finding.count for name, finding in findings.items()}
+    assert counts.pop("objects that scaling pushes under the loader's 2 px") >= 1
+    assert counts == {
+        "images that do not decode": 1,
+        "bad label lines": 3,
+        "boxes without area": 1,
+        "classes in val that train does not have": 1,
+        "images of val that are also in train": 1,
+        "duplicate boxes": 1,
+        "classes that never occur": 1,
+        "images of val much like one in train (perceptual hash)": 1,
+        "objects with a side under 2 px at 160 px": 2,
+        "label files without an image in the splits": 1,
+        "images without a label file": 1,
+        "images larger than the training size": 1,
+        "images with more than 300 objects": 1,
+    }
+    assert findings["classes that never occur"].examples == ["helicopter"]
+    assert "1.txt:2: class 7 is not one of 0 to 2" in findings["bad label lines"].examples[0]
+    assert found.findings[0].level == "error" and found.findings[-1].level == "note"
+
+
+def test_share_that_scaling_loses_is_that_of_drawing_it(clean_set):
+    rng = np.random.default_rng(0)
+    sides = rng.uniform(1, 6, 40)
+    (clean_set / "labels/train/0.txt").write_text("".join(f"0 .5 .5 {s / 160} {2 * s / 120}\n" for s in sides))
+    for i in range(1, 4):
+        (clean_set / "labels/train" / f"{i}.txt").write_text("")
+    finding = check(clean_set)[1]["objects that scaling pushes under the loader's 2 px"]
+    drawn = (sides * rng.uniform(0.5, 1.5, (20000, 1)) <= 2).mean()
+    assert finding.advice.startswith(f"{100 * drawn:.0f}"[:1])
+    assert float(finding.advice.split(" %")[0]) == pytest.approx(100 * drawn, abs=0.5)
+
+
+def test_page_and_json_by_command(clean_set, tmp_path, capsys):
+    (clean_set / "labels/train/0.txt").write_text("9 0.5 0.5 0.25 0.25\n")
+    main(["data", "check", "--data", str(clean_set / "set.yaml"), "--imgsz", "160", "--out", str(tmp_path / "page")])
+    assert "ERROR: bad label lines: 1" in capsys.readouterr().out
+    found = json.loads((tmp_path / "page/check.json").read_text())
+    assert found["findings"][0]["name"] == "bad label lines"
+    page = (tmp_path / "page/index.html").read_text()
+    assert "bad label lines" in page and (tmp_path / "page/sizes.png").is_file()
+    assert explain_label_file(clean_set / "labels/train/0.txt", 2) in found["findings"][0]["examples"]
