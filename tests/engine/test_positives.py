@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from rfla_yolo import RFLAYOLO
 from rfla_yolo.engine.positives import COLUMNS, SIZES, count_positives
@@ -48,3 +49,11 @@ def test_results_csv_has_the_columns(tiny_set, tmp_path, assigner):
         assert row["assign/positives"] >= 2
         assert math.isnan(row["assign/positivesm"])  # no such object
         assert 0 <= row["assign/missed"] <= 0.3
+
+
+def test_counting_waits_for_no_device():
+    """Under fake tensors every read of a value raises."""
+    with FakeTensorMode():
+        boxes = torch.rand(2, 5, 4)
+        counted = count_positives(boxes, torch.ones(2, 5, 1), torch.ones(2, 30).bool(), torch.zeros(2, 30).long())
+    assert counted.shape == (4, 3)

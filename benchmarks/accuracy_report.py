@@ -1,0 +1,148 @@
+"""Tables and plots of ``docs/results.md`` from the runs of ``benchmarks/accuracy.py``.
+
+Means and standard deviations come from ``benchmarks/results/accuracy/*.json``. Intervals against TAL need the
+predictions, which are kept outside git (``--work``, as in accuracy.py): flights and seeds are resampled, both arms
+alike. They are written to ``benchmarks/results/accuracy.json``, so that the tables can be made again without them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from benchmarks.common import RESULTS, ROOT, environment, fill, write
+from rfla_yolo import compare
+
+FIGURES = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
+FLIGHT = r"^(\d+_\d+)_"  # images of one flight share the first two fields of their name
+BASE = "tal"
+Group = tuple[str, str, str]  # protocol, split, model
+
+
+def read_runs() -> dict[Group, dict[str, dict[int, dict[str, Any]]]]:
+    """Return the runs by group, arm and seed."""
+    found: dict[Group, dict[str, dict[int, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    for file in sorted((RESULTS / "accuracy").glob("*.json")):
+        run = json.loads(file.read_text(encoding="utf-8"))
+        if run["protocol"] != "smoke":
+            found[run["protocol"], run["split"], run["model"]][run["arm"]][run["seed"]] = run
+    return found
+
+
+def interval(
+    arm: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]], work: Path, before: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return the differences from TAL over the seeds that both have run, None where the predictions are not here."""
+    seeds = sorted(set(arm) & set(base))
+    if before and before["seeds"] == seeds:
+        return before
+    sides = [[work / runs[seed]["predictions"] for seed in seeds] for runs in (base, arm)]
+    if not seeds or not all(file.is_file() for side in sides for file in side):
+        return None
+    truth = sides[0][0].parent / "annotations.json"
+    found = compare(*[[str(file) for file in side] for side in sides], truth, groups=FLIGHT)
+    return {"seeds": seeds, "units": found.units, "figures": {name: vars(found[name]) for name in FIGURES}}
+
+
+def table(arms: dict[str, dict[int, dict[str, Any]]], intervals: dict[str, dict[str, Any]]) -> str:
+    """Return the means of one group as Markdown, and the differences from TAL."""
+    lines = ["| arm | seeds | " + " | ".join(FIGURES) + " | calibration error | positives per object |"]
+    lines.append("|---" * (len(FIGURES) + 4) + "|")
+    for arm, runs in sorted(arms.items(), key=lambda item: -_mean(item[1], "AP")):
+        cells = [_cell([100 * run["metrics"][name] for run in runs.values()]) for name in FIGURES]
+        cells.append(_cell([100 * run["calibration_error"] for run in runs.values()], 2))
+        cells.append(_cell([run["last_epoch"]["assign/positives"] for run in runs.values()]))
+        lines.append(f"| {arm} | {', '.join(map(str, sorted(runs)))} | " + " | ".join(cells) + " |")
+    if intervals:
+        lines += ["", "| minus TAL, points | seeds | " + " | ".join(FIGURES) + " |", "|---" * (len(FIGURES) + 2) + "|"]
+        for arm, found in sorted(intervals.items(), key=lambda item: -item[1]["figures"]["AP"]["difference"]):
+            cells = []
+            for name in FIGURES:
+                figure = found["figures"][name]
+                low, high = (f"{100 * figure[end]:+.1f}" for end in ("low", "high"))
+                cells.append(f"{100 * figure['difference']:+.1f} [{low}, {high}]")
+            lines.append(f"| {arm} | {', '.join(map(str, found['seeds']))} | " + " | ".join(cells) + " |")
+        units = next(iter(intervals.values()))["units"]
+        lines.append(f"\n95 % intervals, resampled over {units} flights and the seeds.")
+    return "\n".join(lines)
+
+
+def arms_table(runs: list[dict[str, Any]]) -> str:
+    """Return the settings of every arm as Markdown; what is not named is as in the paper."""
+    settings = {run["arm"]: run["settings"] for run in runs}
+    rows = [f"| {arm} | {', '.join(f'`{k}: {v}`' for k, v in options.items())} |" for arm, options in settings.items()]
+    return "\n".join(["| arm | settings |", "|---|---|", *rows])
+
+
+def plot(group: Group, arms: dict[str, dict[int, dict[str, Any]]], path: Path) -> None:
+    """Draw AP by size of every arm, a dot for each seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="tight")
+    axis = figure.subplots()
+    for i, (arm, runs) in enumerate(sorted(arms.items(), key=lambda item: item[0] != BASE)):
+        shift = (i - (len(arms) - 1) / 2) * 0.8 / max(len(arms), 1)
+        for place, name in enumerate(FIGURES):
+            values = [100 * run["metrics"][name] for run in runs.values()]
+            color = "black" if arm == BASE else f"C{i - 1}"
+            label = arm if place == 0 else None
+            axis.plot([place + shift] * len(values), values, "o", color=color, ms=4, label=label)
+    axis.set(xticks=range(len(FIGURES)), xticklabels=FIGURES, ylabel="percent", title=", ".join(group))
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend(fontsize=7, ncols=2)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Fill the document."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "accuracy")
+    options = parser.parse_args()
+    stored = RESULTS / "accuracy.json"
+    before = json.loads(stored.read_text(encoding="utf-8"))["intervals"] if stored.is_file() else {}
+    document = ROOT / "docs" / "results.md"
+    parts, intervals, everything = [], {}, []
+    for group, arms in sorted(read_runs().items()):
+        key = "-".join(group)
+        found = {}
+        for arm, runs in arms.items():
+            if arm != BASE and BASE in arms:
+                one = interval(runs, arms[BASE], options.work.resolve(), before.get(key, {}).get(arm))
+                if one:
+                    found[arm] = one
+        intervals[key] = found
+        runs = [run for seeds in arms.values() for run in seeds.values()]
+        plot(group, arms, ROOT / "docs" / "images" / f"results-{key}.png")
+        everything += runs
+        images = runs[0]["train_images"]
+        hours = sum(run["seconds"] for run in runs) / 3600
+        precision = ", ".join(sorted({f"{run['device']}, {run['precision']}" for run in runs}))
+        parts.append(f"### {group[0]}, {group[2]}, split {group[1]}\n")
+        parts.append(f"{images} training images, {len(runs)} runs, {hours:.1f} hours; {precision}.\n")
+        parts.append(table(arms, found) + "\n")
+        parts.append(f"![AP by size](images/results-{key}.png)\n")
+    write("accuracy", {**environment(0), "intervals": intervals})
+    fill(document, "arms", arms_table(everything))
+    fill(document, "runs", "\n".join(parts))
+    print(f"Wrote {document}")
+
+
+def _mean(runs: dict[int, dict[str, Any]], name: str) -> float:
+    return float(np.mean([run["metrics"][name] for run in runs.values()]))
+
+
+def _cell(values: list[float], digits: int = 1) -> str:
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
+
+
+if __name__ == "__main__":
+    main()
