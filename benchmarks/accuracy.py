@@ -56,6 +56,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "grown-adds": {**GROWN, "target": "aligned", "tal_from": 0, "tal_adds": True},
     "grown3-aligned": {**GROWN, "rf_scale": 3.0, "target": "aligned"},
     "grown30-aligned": {**GROWN, "topk_max": 30, "target": "aligned"},
+    "grown60-aligned": {**GROWN, "topk_max": 60, "target": "aligned"},
+    "grown60-k6-aligned": {**GROWN, "topk": (6, 1), "topk_max": 60, "target": "aligned"},
     "below-32": {**GROWN, "target": "aligned", "tal_from": 32},
     "below-8": {**GROWN, "target": "aligned", "tal_from": 8},
     "below-16": {**GROWN, "target": "aligned", "tal_from": 16},
