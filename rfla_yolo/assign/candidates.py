@@ -12,12 +12,12 @@ GridShapes = Sequence[tuple[int, int]]
 
 
 class Candidates(NamedTuple):
-    """Candidate anchors of every object; trailing dimensions are level, row and column of the window.
+    """Candidate anchors of every object; the last two dimensions are level and candidate.
 
     Attributes:
-        anchor: Position of the candidate in the flattened anchors of all levels, long, (B, G, L, R, C).
-        valid: False where the window reaches beyond the grid, bool, (B, G, L, R, C).
-        dx: Object centre minus anchor point, px, broadcasts to (B, G, L, R, C).
+        anchor: Position of the candidate in the flattened anchors of all levels, long, (B, G, L, P).
+        valid: False where there is no such anchor, bool, (B, G, L, P).
+        dx: Object centre minus anchor point, px, (B, G, L, P).
         dy: The same for the vertical axis.
     """
 
@@ -33,12 +33,13 @@ def per_level(values: Sequence[float], like: Tensor) -> Tensor:
 
 
 def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequence[float], k: int) -> Candidates:
-    """Take the 2k nearest columns by 2k nearest rows of every level.
+    """Take the anchors of every level that a top-k over the whole image could select, equal scores included.
 
-    On one level all receptive fields have the same size, so the score falls with ``|dx|`` and ``|dy|`` separately: the
-    anchor in the (i+1)-th nearest column is beaten by at least ``i - 1`` anchors of its own row (all nearer columns but
-    the mirrored one). With 2k columns and rows everything that a top-k over the image can select is inside, equal
-    scores included, and memory is O(objects x levels x k^2) instead of O(objects x anchors).
+    On one level all receptive fields have the same size, so the score falls with ``|dx|`` and ``|dy|`` separately. The
+    anchor in the i-th nearest column and the j-th nearest row is beaten by all that are nearer in one and not farther
+    in the other: i * j without those at equal distance, four at most. So only a star of anchors around the object can
+    be among the best k: those of ``floor(i / 2) * floor(j / 2) <= k``, which leaves room for scores that rounding makes
+    equal. Memory is O(objects x levels x k log k) instead of O(objects x anchors).
 
     Args:
         centers: Object centres (x, y), px, (B, G, 2).
@@ -47,7 +48,7 @@ def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequenc
         k: The largest number of anchors that one stage selects.
 
     Returns:
-        The candidates, R = C = 2k.
+        The candidates.
     """
     size = 2 * k
     offset = torch.arange(size, device=centers.device)
@@ -55,27 +56,40 @@ def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequenc
     cells = centers.unsqueeze(-1) / stride  # (B, G, 2, L), in cells of each level
     columns, col_valid, dx = _nearest(cells[:, :, 0], centers[..., :1], [w for _, w in grid_shapes], stride, offset)
     rows, row_valid, dy = _nearest(cells[:, :, 1], centers[..., 1:], [h for h, _ in grid_shapes], stride, offset)
+    row, column = _star(k, centers.device)
 
     first, width = [0], [w for _, w in grid_shapes]
     for h, w in grid_shapes[:-1]:
         first.append(first[-1] + h * w)
-    start = per_level(first, rows)[:, None, None]
-    anchor = start + rows.unsqueeze(-1) * per_level(width, rows)[:, None, None] + columns.unsqueeze(-2)
-    valid = row_valid.unsqueeze(-1) & col_valid.unsqueeze(-2)  # (B, G, L, R, C)
-    return Candidates(anchor.masked_fill(~valid, 0), valid, dx.unsqueeze(-2), dy.unsqueeze(-1))
+    start = per_level(first, rows)[:, None]
+    anchor = start + rows[..., row] * per_level(width, rows)[:, None] + columns[..., column]
+    valid = row_valid[..., row] & col_valid[..., column]  # (B, G, L, P)
+    return Candidates(anchor.masked_fill(~valid, 0), valid, dx[..., column], dy[..., row])
+
+
+def _star(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return row and column of the candidates as places by nearness, each (P,); nothing waits for the device."""
+    half = [(place + 1) // 2 for place in range(2 * k)]
+    count = sum(a * b <= k for a in half for b in half)
+    place = torch.arange(2 * k, device=device)
+    inside = ((place + 1) // 2)[:, None] * ((place + 1) // 2) <= k
+    star = inside.flatten().long().argsort(descending=True, stable=True)[:count]
+    return star // (2 * k), star % (2 * k)
 
 
 def _nearest(
     cells: Tensor, center: Tensor, lengths: Sequence[int], stride: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return cell number, validity and distance to the object of the nearest cells on one axis, each (B, G, L, 2k)."""
+    """Return number, validity and distance to the object of the nearest cells on one axis, in order, (B, G, L, 2k)."""
     length = per_level(lengths, offset)  # (L,)
     size = offset.shape[0]
     start = (cells - size / 2).round().long()
     start = torch.minimum(start, length - size).clamp_(min=0)  # slide the window into the grid
     cell = start.unsqueeze(-1) + offset
-    point = (cell + 0.5) * stride[:, None]
-    return cell, cell < length[:, None], center.unsqueeze(-1) - point
+    valid = cell < length[:, None]
+    distance = center.unsqueeze(-1) - (cell + 0.5) * stride[:, None]
+    order = distance.abs().masked_fill(~valid, float("inf")).argsort(dim=-1)
+    return cell.gather(-1, order), valid.gather(-1, order), distance.gather(-1, order)
 
 
 CANDIDATES: dict[str, Callable[[Tensor, GridShapes, Sequence[float], int], Candidates]] = {"window": window_candidates}

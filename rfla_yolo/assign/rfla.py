@@ -148,17 +148,17 @@ def rfla_select(
 
     boxes = gt_bboxes.float()
     centers = (boxes[..., :2] + boxes[..., 2:]) / 2
-    w, h = (boxes[..., 2:] - boxes[..., :2])[..., None, None, None].unbind(2)  # each (B, G, 1, 1, 1)
-    rf = per_level(rf_sizes, boxes)[:, None, None]
+    w, h = (boxes[..., 2:] - boxes[..., :2])[..., None, None].unbind(2)  # each (B, G, 1, 1)
+    rf = per_level(rf_sizes, boxes)[:, None]
     num_anchors = sum(rows * columns for rows, columns in grid_shapes)
 
     k_max = max(topk[0], topk_max)
     found = find(centers, grid_shapes, strides, max(k_max, topk[1]))
-    index = found.anchor.flatten(2)  # (B, G, N), N = levels * rows * columns of the window
+    index = found.anchor.flatten(2)  # (B, G, N), N = levels * candidates
     valid = found.valid.flatten(2) & gt_mask.bool().unsqueeze(-1)
 
     def stage(rf: Tensor, k: Tensor, k_max: int) -> tuple[Tensor, Tensor]:
-        scores = score_fn(found.dx, found.dy, w, h, rf).expand_as(found.valid).flatten(2)
+        scores = score_fn(found.dx, found.dy, w, h, rf).flatten(2)
         return take(scores, valid, k, k_max), scores
 
     k = topk[0] * box_area(boxes).clamp(min=0).sqrt() / TOPK_SIDE
