@@ -46,11 +46,12 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "smoke": {"models": ["yolov8n-p2"], "every": 80, "epochs": 1},  # does it run at all
     "full": {"models": ["yolov8n-p2", "yolov8s-p2", "yolov8n"], "every": 1, "epochs": 100, "close_mosaic": 10},
 }
-GROWN = {"rf": "stride", "rf_scale": 2.0, "topk_max": 10}
+PAPER = {"preset": "paper"}
+GROWN = {**PAPER, "rf": "stride", "rf_scale": 2.0, "topk_max": 10}
 ARMS: dict[str, dict[str, Any]] = {
     "tal": {"assigner": "tal"},
-    "paper": {},
-    "tal-aligned": {"tal_from": 0, "target": "aligned"},
+    "paper": PAPER,
+    "tal-aligned": {**PAPER, "tal_from": 0, "target": "aligned"},
     "grown-aligned": {**GROWN, "target": "aligned"},
     "grown-tal": {**GROWN, "target": "tal"},
     "grown-adds": {**GROWN, "target": "aligned", "tal_from": 0, "tal_adds": True},

@@ -53,7 +53,7 @@ def make_assigner(name: str) -> Any:
     if name == "tal":
         tal = TaskAlignedAssigner(topk=10, num_classes=CLASSES, alpha=0.5, beta=6.0, stride=list(STRIDES))
         return lambda *args, **kwargs: tal(*args)
-    rfla = RFLAAssigner(CLASSES, STRIDES, RF_SIZES, RFLAConfig())
+    rfla = RFLAAssigner(CLASSES, STRIDES, RF_SIZES, RFLAConfig.take_from({"preset": "paper"})[0])
     if name == "rfla":
         return lambda *args, **kwargs: rfla(*args, GRID)
     from tests.assign.oracle import dense_assign, reference_fields

@@ -32,7 +32,7 @@ def main() -> None:
         names = yaml.safe_load((root / "hituav-half.yaml").read_text(encoding="utf-8"))["names"]
         data = folder / "hituav-half.yaml"
         data.write_text(yaml.safe_dump({"path": temporary, "train": "images", "val": "images", "names": names}))
-        found = analyze(data, "yolov8n.yaml", images=500, imgsz=320, erf=True, topk=(3, 1), rf="trf", rf_scale=0.5)
+        found = analyze(data, "yolov8n.yaml", images=500, imgsz=320, erf=True, preset="paper")
         found.write(folder / "page")
         for name in PICTURES:
             shutil.copy(folder / "page" / f"{name}.png", ROOT / "docs" / "images" / f"analysis-{name}.png")

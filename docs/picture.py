@@ -17,7 +17,7 @@ import torch
 from rfla_yolo import rfla_assign
 from rfla_yolo.datasets.demo import SIZE, draw_scene
 
-STRIDES, RF_SIZES = (4, 8, 16, 32), (11.5, 47.5, 119.5, 199.5)  # yolov8n-p2, half of its theoretical fields
+STRIDES, RF_SIZES, TOPK_MAX = (4, 8, 16, 32), (8, 16, 32, 64), 30  # yolov8n-p2, default settings
 COLORS = ("#ffb000", "#648fff", "#dc267f", "#785ef0")
 
 
@@ -27,7 +27,9 @@ def main() -> None:
     boxes = torch.tensor([[x - w / 2, y - h / 2, x + w / 2, y + h / 2] for _, x, y, w, h in rows]) * SIZE
     grid = [(SIZE // s, SIZE // s) for s in STRIDES]
     mask = torch.ones(1, len(boxes), dtype=torch.bool)
-    assigned = rfla_assign(boxes[None].float(), mask, grid, STRIDES, RF_SIZES)[0].split([h * w for h, w in grid])
+    assigned = rfla_assign(boxes[None].float(), mask, grid, STRIDES, RF_SIZES, topk_max=TOPK_MAX)[0].split(
+        [h * w for h, w in grid]
+    )
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 6))
     for axis, (across, down) in zip(axes, (((0, SIZE), (0, SIZE)), ((96, 160), (40, 104)))):

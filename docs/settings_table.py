@@ -9,12 +9,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import ROOT, fill
 from rfla_yolo.cli import rfla_flags
+from rfla_yolo.config import SETTINGS
 
 
 def table() -> str:
     """Return the settings as Markdown."""
     lines = ["| setting | default | meaning (source) |", "|---|---|---|"]
-    lines += [f"| `{flag.name}` | `{flag.default}` | {flag.text} |" for flag in rfla_flags()[:-1]]
+    lines += [f"| `{flag.name}` | `{flag.default}` | {flag.text} |" for flag in rfla_flags() if flag.name in SETTINGS]
     return "\n".join(lines)
 
 

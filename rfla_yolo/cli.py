@@ -423,7 +423,12 @@ def rfla_flags() -> list[Flag]:
     defaults = RFLAConfig().to_dict()
     texts = dict(_comments(resource_dir("cfg") / "rfla.yaml"))
     flags = [Flag(name, defaults[name], texts[name][1], "RFLA settings") for name in SETTINGS]
-    return [*flags, Flag("rfla_cfg", None, "YAML file with these settings; single flags win over it", "RFLA settings")]
+    preset = Flag("preset", None, "paper: the paper's literal form (cfg/paper.yaml)", "RFLA settings")
+    return [
+        *flags,
+        preset,
+        Flag("rfla_cfg", None, "YAML file with these settings; single flags win over it", "RFLA settings"),
+    ]
 
 
 def ultralytics_flags() -> list[Flag]:

@@ -15,7 +15,8 @@ from .assign import CANDIDATES, CONFLICTS, DISTANCES, SELECTORS, TARGETS
 from .assign.rfla import check_decay, check_topk, check_topk_max, lookup
 
 ASSIGNERS = ("rfla", "tal")
-RF_SOURCES = ("trf", "erf", "stride")
+RF_SCALES = {"trf": 0.5, "erf": 0.5, "stride": 2.0}  # source of the receptive fields: its default scale
+PRESETS = ("paper",)  # cfg/{name}.yaml
 FITNESS = {"map": None, "aitod": "AP", "APt": "APt", "APvt": "APvt"}  # setting: figure of the evaluation
 
 
@@ -37,17 +38,17 @@ class RFLAConfig:
 
     assigner: str = "rfla"
     topk: tuple[int, int] = (3, 1)
-    topk_max: int = 0
+    topk_max: int = 30
     decay: float = 0.9
     distance: str = "kl"
     conflict: str = "score"
     candidates: str = "window"
     select: str = "topk"
-    target: str = "hard"
+    target: str = "aligned"
     tal_from: float | None = None
     tal_adds: bool = False
-    rf: str | tuple[float, ...] = "trf"
-    rf_scale: float = 0.5
+    rf: str | tuple[float, ...] = "stride"
+    rf_scale: float | None = None
     skip_bad_labels: bool = False
     fitness: str = "map"
 
@@ -63,11 +64,11 @@ class RFLAConfig:
         lookup("select", self.select, SELECTORS)
         lookup("target", self.target, TARGETS)
         lookup("fitness", self.fitness, FITNESS)
-        if not _is_positive(self.rf_scale):
-            raise ValueError(f"rf_scale must be a number above 0, not {self.rf_scale!r}")
+        if self.rf_scale is not None and not _is_positive(self.rf_scale):
+            raise ValueError(f"rf_scale must be a number above 0, or None, not {self.rf_scale!r}")
         sizes: Any = [self.rf] if _is_positive(self.rf) else self.rf  # one level: the number alone
         if isinstance(sizes, str):
-            if sizes not in RF_SOURCES:
+            if sizes not in RF_SCALES:
                 raise ValueError(f"rf must be 'trf', 'erf', 'stride' or one size in px for each level, not {sizes!r}")
         elif not isinstance(sizes, (tuple, list)) or not sizes or not all(map(_is_positive, sizes)):
             raise ValueError(
@@ -81,6 +82,13 @@ class RFLAConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
         object.__setattr__(self, "topk", tuple(self.topk))
+
+    @property
+    def scale(self) -> float:
+        """Factor on the receptive fields: ``rf_scale``, or the default of their source; 1 for sizes given in px."""
+        if not isinstance(self.rf, str):
+            return 1.0
+        return RF_SCALES[self.rf] if self.rf_scale is None else self.rf_scale
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain lists, numbers and strings: safe in a checkpoint and in YAML."""
@@ -100,8 +108,8 @@ class RFLAConfig:
     def take_from(cls, overrides: MutableMapping[str, Any]) -> tuple[RFLAConfig, list[str]]:
         """Take this package's settings out of a mapping of arguments.
 
-        In order of precedence: single settings, the file named by ``rfla_cfg``, settings that came with another
-        trainer's arguments as one dict ``rfla``, the defaults.
+        In order of precedence: single settings, the file named by ``rfla_cfg``, the shipped file named by ``preset``,
+        settings that came with another trainer's arguments as one dict ``rfla``, the defaults.
 
         Args:
             overrides: Arguments by name; ours are removed.
@@ -114,8 +122,10 @@ class RFLAConfig:
             ValueError: If a name is unknown or a value is out of its range.
         """
         given = dict(overrides.pop("rfla", None) or {})
-        file = overrides.pop("rfla_cfg", None)
-        explicit = {**(_read(file) if file else {}), **{k: overrides.pop(k) for k in SETTINGS if k in overrides}}
+        file, preset = overrides.pop("rfla_cfg", None), overrides.pop("preset", None)
+        explicit = _preset(preset) if preset else {}
+        explicit |= _read(file) if file else {}
+        explicit |= {k: overrides.pop(k) for k in SETTINGS if k in overrides}
         config = cls.from_dict(given)
         check_names("setting", explicit, SETTINGS)
         return replace(config, **explicit), list(explicit)
@@ -160,6 +170,13 @@ def _read(file: Any) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"rfla_cfg: {file}: {error}") from None
     return content
+
+
+def _preset(name: Any) -> dict[str, Any]:
+    """Read the settings of a shipped preset."""
+    if name not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {name!r}")
+    return _read(resource_dir("cfg") / f"{name}.yaml")
 
 
 def _is_positive(value: Any) -> bool:

@@ -64,7 +64,7 @@ def test_survives_a_file(tmp_path):
         ({"assigner": "atss"}, "assigner must be one of 'rfla', 'tal', not 'atss'"),
         ({"rf": "area"}, "rf must be 'trf', 'erf', 'stride' or one size in px"),
         ({"rf": [8, -1]}, "not \\[8, -1\\]"),
-        ({"rf_scale": 0}, "rf_scale must be a number above 0, not 0"),
+        ({"rf_scale": 0}, "rf_scale must be a number above 0, or None, not 0"),
         ({"fitness": "APm"}, "fitness must be one of 'map', 'aitod', 'APt', 'APvt', not 'APm'"),
         ({"skip_bad_labels": 1}, "skip_bad_labels must be True or False, not 1"),
     ],
@@ -83,3 +83,29 @@ def test_unknown_setting_in_a_file(tmp_path):
 def test_missing_file():
     with pytest.raises(FileNotFoundError, match=r"rfla_cfg: no such file: nowhere\.yaml"):
         RFLAConfig.take_from({"rfla_cfg": "nowhere.yaml"})
+
+
+def test_paper_preset_is_the_literal_form():
+    config, given = RFLAConfig.take_from({"preset": "paper"})
+    literal = {"topk": (3, 1), "topk_max": 0, "decay": 0.9, "distance": "kl", "target": "hard", "rf": "trf"}
+    assert {name: getattr(config, name) for name in literal} == literal
+    assert config.scale == 0.5
+    assert given == ["topk_max", "target", "rf", "rf_scale"]
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("topk_max: 5\ntarget: tal\n")
+    config, _ = RFLAConfig.take_from({"preset": "paper", "rfla_cfg": str(file), "target": "aligned"})
+    assert (config.topk_max, config.target, config.rf) == (5, "aligned", "trf")
+
+
+def test_an_unknown_preset_is_named():
+    with pytest.raises(ValueError, match="preset must be one of paper, not 'papper'"):
+        RFLAConfig.take_from({"preset": "papper"})
+
+
+def test_scale_follows_the_source_of_the_fields():
+    assert [RFLAConfig(rf=rf).scale for rf in ("stride", "trf", "erf")] == [2, 0.5, 0.5]
+    assert RFLAConfig(rf="trf", rf_scale=1).scale == 1
+    assert RFLAConfig(rf=(8, 16), rf_scale=2.0).scale == 1

@@ -40,7 +40,7 @@ def variants(model: nn.Module, config: RFLAConfig, levels: Levels, erf: bool) ->
     yield Variant("as set", config, levels)
     changes: dict[str, dict[str, Any]] = {
         **{f"topk {k}": {"topk": k, "topk_max": 0} for k in ((1, 1), (3, 1), (6, 1), (9, 1), (13, 1))},
-        "topk (3, 1) growing to 10": {"topk": (3, 1), "topk_max": 10},
+        **{f"topk (3, 1) growing to {k}": {"topk": (3, 1), "topk_max": k} for k in (10, 30, 60)},
         **{f"decay {d:g}": {"decay": d} for d in (0.7, 0.9)},
         "rf trf, rf_scale 1/3": {"rf": "trf", "rf_scale": 1 / 3},
         "rf trf, rf_scale 1/2": {"rf": "trf", "rf_scale": 0.5},
@@ -94,9 +94,7 @@ def _other_levels(model: nn.Module, config: RFLAConfig, levels: Levels) -> Itera
     elif levels.strides[0] == 8:
         field = 4.0 if config.rf == "stride" else field_at_stride(model, 4) if config.rf == "trf" else None
         if field:
-            finer = replace(
-                levels, strides=(4.0, *levels.strides), rf_sizes=(field * config.rf_scale, *levels.rf_sizes)
-            )
+            finer = replace(levels, strides=(4.0, *levels.strides), rf_sizes=(field * config.scale, *levels.rf_sizes))
             yield Variant("with P2", config, finer, kind="levels")
 
 

@@ -32,11 +32,11 @@ def rf_sizes(model: nn.Module, config: RFLAConfig) -> list[float]:
     """
     strides = [float(s) for s in detection_model(model).stride]
     if config.rf == "trf":
-        return [size * config.rf_scale for size in receptive_fields(model)]
+        return [size * config.scale for size in receptive_fields(model)]
     if config.rf == "erf":
-        return [4 * sigma * config.rf_scale for sigma in effective_receptive_fields(model)]
+        return [4 * sigma * config.scale for sigma in effective_receptive_fields(model)]
     if config.rf == "stride":
-        return [stride * config.rf_scale for stride in strides]
+        return [stride * config.scale for stride in strides]
     if len(config.rf) != len(strides):
         levels = ", ".join(f"{s:g}" for s in strides)
         raise ValueError(

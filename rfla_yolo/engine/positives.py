@@ -23,6 +23,8 @@ def count_positives(gt_bboxes: Tensor, mask_gt: Tensor, fg_mask: Tensor, target_
     Returns:
         For every size of `SIZES` the objects, their positives, and the objects without one, (4, 3), on the device.
     """
+    if not gt_bboxes.shape[1]:  # no object in the whole batch
+        return gt_bboxes.new_zeros(len(SIZES), 3)
     counts = mask_gt.new_zeros(gt_bboxes.shape[:2], dtype=torch.float32)
     counts.scatter_add_(1, target_gt_idx.long(), fg_mask.float())
     sides = (gt_bboxes[..., 2:] - gt_bboxes[..., :2]).prod(-1).clamp(min=0).sqrt()

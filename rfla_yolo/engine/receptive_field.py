@@ -113,6 +113,8 @@ def _backbone_fields(net: Any) -> tuple[dict[float, float], dict[float, float], 
                 state = {k: v.to("meta") for k, v in layer.state_dict(keep_vars=False).items()}
                 x = torch.func.functional_call(layer, state, (inputs,))
             outputs.append(x)
+            if not isinstance(x, Tensor):  # a list of maps for later layers (YOLOv9's CBLinear)
+                continue
             stride = PROBE_SIZE / x.shape[-2]
             last[stride] = float(tracker.get(x).size())
             if i in entering:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from ultralytics.cfg import get_cfg
@@ -13,6 +15,7 @@ from rfla_yolo import RFLAConfig, RFLADetectionLoss, rfla_assign
 from rfla_yolo.assign import TARGETS
 from rfla_yolo.engine import RFLAAssigner, rf_sizes
 
+PAPER = RFLAConfig.take_from({"preset": "paper"})[0]
 GRID, STRIDES, RF = [(16, 12), (8, 6), (4, 3), (2, 2)], [4, 8, 16, 32], [11.5, 47.5, 119.5, 199.5]
 
 
@@ -48,9 +51,7 @@ class TestAssigner:
     def test_outputs_agree_with_the_assignment(self):
         boxes = torch.tensor([[[8.0, 8, 14, 14], [20, 20, 40, 44]], [[3, 4, 9, 9], [0, 0, 0, 0]]])
         labels, mask = torch.tensor([[[2.0], [0]], [[1], [0]]]), torch.tensor([[[1.0], [1]], [[1], [0]]])
-        _, _, (target_labels, target_bboxes, target_scores, fg_mask, gt_idx) = self.call(
-            RFLAConfig(), boxes, labels, mask
-        )
+        _, _, (target_labels, target_bboxes, target_scores, fg_mask, gt_idx) = self.call(PAPER, boxes, labels, mask)
         assigned = rfla_assign(boxes, mask[..., 0].bool(), GRID, STRIDES, RF)
         assert torch.equal(fg_mask, assigned >= 0)
         for image, anchor in fg_mask.nonzero().tolist():
@@ -65,7 +66,7 @@ class TestAssigner:
     def test_tal_targets_are_the_normalised_alignment_of_ultralytics(self):
         boxes = torch.tensor([[[8.0, 8, 14, 14], [20, 20, 40, 44]]])
         labels, mask = torch.tensor([[[2.0], [0]]]), torch.ones(1, 2, 1)
-        scores, predicted, out = self.call(RFLAConfig(target="tal"), boxes, labels, mask)
+        scores, predicted, out = self.call(replace(PAPER, target="tal"), boxes, labels, mask)
         assigned = rfla_assign(boxes, mask[..., 0].bool(), GRID, STRIDES, RF)[0]
         for gt in (0, 1):
             mine = (assigned == gt).nonzero().flatten()
@@ -108,9 +109,10 @@ class TestReceptiveFieldSetting:
     @pytest.mark.parametrize(
         ("settings", "expected"),
         [
-            ({}, [11.5, 47.5, 119.5, 199.5]),
-            ({"rf_scale": 1.0}, [23, 95, 239, 399]),
-            ({"rf": "stride", "rf_scale": 2.0}, [8, 16, 32, 64]),
+            ({}, [8, 16, 32, 64]),
+            ({"rf": "trf"}, [11.5, 47.5, 119.5, 199.5]),
+            ({"rf": "trf", "rf_scale": 1.0}, [23, 95, 239, 399]),
+            ({"rf": "stride", "rf_scale": 3.0}, [12, 24, 48, 96]),
             ({"rf": (5, 6, 7, 8), "rf_scale": 2.0}, [5, 6, 7, 8]),
         ],
     )

@@ -57,3 +57,8 @@ def test_counting_waits_for_no_device():
         boxes = torch.rand(2, 5, 4)
         counted = count_positives(boxes, torch.ones(2, 5, 1), torch.ones(2, 30).bool(), torch.zeros(2, 30).long())
     assert counted.shape == (4, 3)
+
+
+def test_a_batch_without_objects_counts_nothing():
+    none = torch.zeros(2, 0, 4), torch.zeros(2, 0, 1), torch.zeros(2, 30).bool(), torch.zeros(2, 30).long()
+    assert count_positives(*none).tolist() == [[0, 0, 0]] * 4

@@ -54,7 +54,7 @@ class TestSettings:
     def test_run_folder(self, trained):
         saved = yaml.safe_load((trained / "rfla.yaml").read_text())
         assert (saved["topk"], saved["decay"]) == ([2, 1], 0.8)
-        assert "stride 4: 11.5 px" in (trained / "rfla.yaml").read_text()
+        assert "stride 4: 8 px" in (trained / "rfla.yaml").read_text()
         get_cfg(overrides=yaml.safe_load((trained / "args.yaml").read_text()))  # plain Ultralytics reads it
         assert (trained / "metrics.json").is_file()
         assert (trained / "annotations.json").is_file()
