@@ -47,8 +47,8 @@ def tile_dataset(
 ) -> dict[str, Any]:
     """Cut the images of a dataset into overlapping tiles, with their labels.
 
-    SAHI places the tiles; the last of an axis is moved back to the border. Boxes are cut here, because they keep their
-    fractions of a pixel, which count for tiny objects.
+    SAHI places the tiles; the last of an axis is moved back to the border. Boxes are cut here: SAHI rounds areas to
+    whole px^2 before it compares them, which decides wrongly about tiny objects.
 
     Args:
         splits: Images and their label files by split.
