@@ -53,8 +53,8 @@ def train(argv: Sequence[str]) -> None:
     if demo:
         args = {**DEMO, **args}
     resume = args.get("resume")
-    if not resume and not args.get("data"):
-        fail("--data is required: the path of a dataset YAML, or the name of one of " + ", ".join(_shipped("data")))
+    if not resume:
+        _need_data(args)
     from .engine import RFLAYOLO
 
     if resume:
@@ -99,8 +99,7 @@ def analyze(argv: Sequence[str]) -> None:
     group.add_argument("--no-sweep", dest="sweep", action="store_false", help="do not try other settings")
     group.add_argument("--write-cfg", metavar="FILE", help="write the settings to start from, for --rfla-cfg")
     args = parser.parse(argv)
-    if not args.get("data"):
-        fail("--data is required: the path of a dataset YAML, or the name of one of " + ", ".join(_shipped("data")))
+    _need_data(args)
     from . import analysis
     from .engine.analysis import run_folder
 
@@ -187,21 +186,17 @@ def _data_aitod(argv: Sequence[str]) -> None:
     parser.add_argument("--channel-order", choices=("official", "rgb"), default="official", help=_CHANNELS)
     parser.add_argument("--workers", type=int, help="processes [all cores]")
     args = vars(parser.parse_args(argv))
-    from .datasets import build_aitod
+    from .datasets.aitod import YAMLS, build_aitod
 
     report = build_aitod(**args)
     print(_summary(report))
     if report["problems"]:
         listed = "\n  ".join(report["problems"])
         fail(f"{len(report['problems'])} problems; mend them and run the same command again:\n  {listed}")
-    print(f"Wrote {args['out']}: train with --data {Path(args['out']) / _yaml_of(args['version'])}")
+    print(f"Wrote {args['out']}: train with --data {Path(args['out']) / YAMLS[args['version']][0]}")
 
 
 _CHANNELS = "official: red and blue of xView tiles swapped, as in published results; rgb: mended [official]"
-
-
-def _yaml_of(version: str) -> str:
-    return {"v1": "aitod.yaml", "v2": "aitodv2.yaml"}[version]
 
 
 def _data_coco(argv: Sequence[str]) -> None:
@@ -469,6 +464,11 @@ def _resumed(args: dict[str, Any]) -> dict[str, Any]:
 def _weights(args: dict[str, Any]) -> Any:
     """Take the checkpoint out of the arguments: validating or exporting an untrained model is never meant."""
     return args.pop("model", None) or fail("--weights is required: a checkpoint (.pt), or for val an exported .onnx")
+
+
+def _need_data(args: dict[str, Any]) -> None:
+    if not args.get("data"):
+        fail("--data is required: the path of a dataset YAML, or the name of one of " + ", ".join(_shipped("data")))
 
 
 def _shipped(kind: str) -> list[str]:

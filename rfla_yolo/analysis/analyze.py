@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..assign.resolve import box_area
 from ..config import ASSIGNERS, RFLAConfig
 from ..engine import RFLAYOLO, RFLAAssigner, rf_sizes
 from ..engine.analysis import OpenTAL, Sample, count_classes, predictions, training_samples
@@ -182,7 +183,7 @@ class _Picker:
         self._best: dict[float, tuple[float, Example]] = {}
 
     def look(self, sample: Sample, assigned: dict[str, Assigned]) -> None:
-        side = (sample.boxes[:, 2:] - sample.boxes[:, :2]).prod(-1).sqrt()
+        side = box_area(sample.boxes).sqrt()
         if not len(side):
             return
         for size in SHOWN:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..assign.resolve import box_area
 from ..engine import RFLAAssigner
 from ..engine.analysis import OpenTAL, Sample
 
@@ -177,7 +178,7 @@ class Tally:
         inside = ((points > boxes[:, :2]) & (points < boxes[:, 2:])).all(-1)
         positives = torch.bincount(gt, minlength=num_gts)
         best = torch.zeros(num_gts).scatter_reduce(0, gt, reach, "amax")
-        side = (sample.boxes[:, 2:] - sample.boxes[:, :2]).prod(-1).sqrt() / self.zoom
+        side = box_area(sample.boxes).sqrt() / self.zoom
         self._objects.append(torch.stack([side, positives, assigned.wanted, assigned.lost, best], 1).double().numpy())
         self._positives.append(torch.stack([gt + self._count, level, inside, reach], 1).double().numpy())
         self._count += num_gts

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.positives import SIZES
+from ..datasets.writer import SIZES
 from .assignments import Levels, Tally
 
 TRAINABLE_IOU = 0.5  # an object whose positives cannot reach it will never be a true positive at AP50

@@ -20,11 +20,10 @@ from typing import Any
 import cv2
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import resource_dir
-from .sources import read_coco
+from .sources import by_image, coco_boxes, crop, read_coco
 from .writer import (
     REPORT,
     Record,
@@ -169,14 +168,6 @@ def tile_starts(size: int) -> list[int]:
     return starts
 
 
-def cut_tile(image: NDArray[np.uint8], left: int, top: int) -> NDArray[np.uint8]:
-    """Return the tile of an image (H, W, 3), black where the image ends."""
-    tile = np.zeros((TILE, TILE, 3), dtype=np.uint8)
-    part = image[top : top + TILE, left : left + TILE]
-    tile[: part.shape[0], : part.shape[1]] = part
-    return tile
-
-
 def do_job(job: Job) -> list[str]:
     """Make the files of a job that are not there yet, and return what went wrong, in words."""
     targets = [target for target in job.targets if not target.exists()]
@@ -202,7 +193,7 @@ def do_job(job: Job) -> list[str]:
                 f"{job.source}: of {width} x {height} px has no tile at {left}, {top}; {target.name} missing"
             )
         elif not target.exists():
-            tile = cut_tile(image, left, top)
+            tile = crop(image, (left, top, left + TILE, top + TILE))
             stored = tile if job.swap else np.ascontiguousarray(tile[..., ::-1])  # OpenCV writes BGR
             write_bytes(target, cv2.imencode(".png", stored)[1].tobytes())
     return problems
@@ -218,19 +209,15 @@ def _write_labels(root: Path, split: str, content: dict[str, Any], names: Sequen
     for kind in ("images", "labels"):
         (root / kind / split).mkdir(parents=True, exist_ok=True)
     order = {c["id"]: i for i, c in enumerate(sorted(content["categories"], key=lambda c: c["id"]))}
-    of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        of_image[annotation["image_id"]].append(annotation)
+    of_image = by_image(content)
     counts = new_counts(names)
     images = content["images"]
     for image in progress(images, len(images), f"labels of {split}"):
-        objects = of_image.get(image["id"], [])
-        boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
+        objects = of_image[image["id"]]
         classes = np.array([order[a["category_id"]] for a in objects], dtype=np.int64)
         crowd = np.array([bool(a.get("iscrowd")) for a in objects], dtype=bool)
         size = image.get("width", TILE), image.get("height", TILE)
-        record = Record(Path(image["file_name"]), image["file_name"], *size, boxes, classes, crowd)
+        record = Record(Path(image["file_name"]), image["file_name"], *size, coco_boxes(objects), classes, crowd)
         clipped, kept = clean(record, counts, names)
         text = label_text(record, clipped, kept & ~crowd)
         write_text(root / "labels" / split / f"{Path(image['file_name']).stem}.txt", text)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..report import Page
 from .checks import parse_labels
-from .writer import SIZES, progress
+from .writer import SIZES, count_sizes, progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -320,14 +320,13 @@ def _size_findings(scans: Mapping[str, Sequence[_Scan]], imgsz: int, scale: floa
 
 
 def _figures(found: Sequence[_Scan], sides: NDArray[np.float64]) -> dict[str, Any]:
-    sizes = np.bincount(np.searchsorted([*SIZES.values()][:-1], sides), minlength=len(SIZES))
     return {
         "images": len(found),
         "images_without_objects": sum(not len(s.rows) for s in found),
         "objects": int(sum(len(s.rows) for s in found)),
         "most_objects_in_an_image": max((len(s.rows) for s in found), default=0),
         "mean_side": float(sides.mean()) if len(sides) else None,
-        "sizes": dict(zip(SIZES, sizes.tolist())),
+        "sizes": count_sizes(sides),
     }
 
 

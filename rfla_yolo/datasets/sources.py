@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from .writer import Record, claim_folder, write_bytes, write_dataset
@@ -117,20 +118,31 @@ def read_coco(path: Path) -> dict[str, Any]:
 def coco_records(content: dict[str, Any], folder: Path, file: Path) -> Iterator[Record]:
     """Yield the images of a COCO file, categories ordered by id; crowd and ``ignore`` are ignored."""
     order = {c["id"]: i for i, c in enumerate(sorted(content["categories"], key=lambda c: c["id"]))}
-    of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        of_image[annotation["image_id"]].append(annotation)
+    of_image = by_image(content)
     for image in content["images"]:
         objects = of_image[image["id"]]
-        boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
         path = folder / image["file_name"]
         if not path.is_file():
             raise FileNotFoundError(f"{file}: image {image['file_name']} is not in {folder}")
         width, height = (image["width"], image["height"]) if "width" in image else image_size(path)
         classes = np.array([order[a["category_id"]] for a in objects], dtype=np.int64)
         ignored = np.array([bool(a.get("iscrowd") or a.get("ignore")) for a in objects], dtype=bool)
-        yield Record(path, image["file_name"].replace("/", "_"), width, height, boxes, classes, ignored)
+        yield Record(path, image["file_name"].replace("/", "_"), width, height, coco_boxes(objects), classes, ignored)
+
+
+def by_image(content: dict[str, Any]) -> dict[Any, list[dict[str, Any]]]:
+    """Return the annotations of every image of a COCO file, none for an image without any."""
+    found: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in content["annotations"]:
+        found[annotation["image_id"]].append(annotation)
+    return found
+
+
+def coco_boxes(objects: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+    """Return the boxes of COCO annotations, xyxy px, (N, 4)."""
+    boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
 
 
 def convert_visdrone(root: str | Path, out: str | Path) -> dict[str, Any]:
@@ -271,15 +283,13 @@ def _tinyperson_file(root: Path, part: str) -> Path:
 
 
 def _tinyperson_records(content: dict[str, Any], index: dict[str, Path], file: Path) -> Iterator[Record]:
-    of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        of_image[annotation["image_id"]].append(annotation)
+    of_image = by_image(content)
     for image in content["images"]:
         path = index.get(Path(image["file_name"]).name)
         if path is None:
             raise FileNotFoundError(f"{file}: image {image['file_name']} is not there")
         objects = of_image[image["id"]]
-        boxes = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in objects)]
+        boxes = coco_boxes(objects)
         ignored = [bool(a.get("ignore") or a.get("uncertain") or a.get("iscrowd")) for a in objects]
         corner = image.get("corner")
         if not corner:
@@ -292,7 +302,7 @@ def _tinyperson_records(content: dict[str, Any], index: dict[str, Path], file: P
             name,
             right - left,
             bottom - top,
-            np.array(boxes, dtype=np.float64).reshape(-1, 4),
+            boxes,
             np.zeros(len(boxes), dtype=np.int64),
             np.array(ignored, dtype=bool),
             partial(cut, path, (left, top, right, bottom)),
@@ -301,14 +311,19 @@ def _tinyperson_records(content: dict[str, Any], index: dict[str, Path], file: P
 
 def cut(source: Path, corner: tuple[int, int, int, int], target: Path) -> None:
     """Write a part of an image, padded with black where it reaches beyond."""
-    left, top, right, bottom = corner
     image = cv2.imread(str(source))
     if image is None:
         raise ValueError(f"{source}: image cannot be read")
+    write_bytes(target, cv2.imencode(".png", crop(image, corner))[1].tobytes())
+
+
+def crop(image: NDArray[Any], corner: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """Return the part of an image (H, W, 3) from left, top to right, bottom, black where the image ends."""
+    left, top, right, bottom = corner
     tile = np.zeros((bottom - top, right - left, 3), dtype=np.uint8)
     part = image[top:bottom, left:right]
     tile[: part.shape[0], : part.shape[1]] = part
-    write_bytes(target, cv2.imencode(".png", tile)[1].tobytes())
+    return tile
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -324,7 +339,7 @@ def image_size(path: Path) -> tuple[int, int]:
         raise ValueError(f"{path}: image cannot be read: {error}") from None
 
 
-def _record(path: Path, boxes: list[Any], classes: list[int], ignored: list[bool]) -> Record:
+def _record(path: Path, boxes: Any, classes: list[int], ignored: list[bool]) -> Record:
     width, height = image_size(path)
     return Record(
         path,

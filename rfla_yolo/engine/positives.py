@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SIZES = {"vt": 8.0, "t": 16.0, "s": 32.0, "m": float("inf")}  # AI-TOD's sizes by their upper border, px
+from ..assign.resolve import box_area
+from ..datasets.writer import SIZES
+
 COLUMNS = tuple(f"assign/{what}{size}" for what in ("positives", "missed") for size in ("", *SIZES))
 
 
@@ -27,7 +29,7 @@ def count_positives(gt_bboxes: Tensor, mask_gt: Tensor, fg_mask: Tensor, target_
         return gt_bboxes.new_zeros(len(SIZES), 3)
     counts = mask_gt.new_zeros(gt_bboxes.shape[:2], dtype=torch.float32)
     counts.scatter_add_(1, target_gt_idx.long(), fg_mask.float())
-    sides = (gt_bboxes[..., 2:] - gt_bboxes[..., :2]).prod(-1).clamp(min=0).sqrt()
+    sides = box_area(gt_bboxes).clamp(min=0).sqrt()
     real = mask_gt.squeeze(-1).bool()
     size = sum(((sides > border).long() for border in list(SIZES.values())[:-1]), torch.zeros_like(sides).long())
     rows = torch.stack([torch.ones_like(counts), counts, (counts == 0).float()], -1) * real.unsqueeze(-1)

@@ -9,12 +9,12 @@ import ultralytics
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.modules import Detect
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
-from ultralytics.utils.torch_utils import unwrap_model
 
 from ..config import RFLAConfig
 from .data import check_dataset, check_labels
 from .loss import RFLADetectionLoss
 from .positives import PositiveCounter
+from .receptive_field import detection_model
 from .validator import MAX_DET, SIZE_METRICS, RFLAValidator
 
 
@@ -82,8 +82,7 @@ class RFLATrainer(DetectionTrainer):
     def set_class_weights(self) -> None:
         """Set the criterion, here because the class weights are known and the EMA copy is not made yet."""
         super().set_class_weights()
-        model = unwrap_model(self.model)
-        model = getattr(model, "student_model", model)  # under distillation
+        model = detection_model(self.model)
         model.rfla = self.rfla.to_dict()  # survives in a finished checkpoint
         comment = f"rfla-yolo on ultralytics {ultralytics.__version__}"
         if self.rfla.assigner == "rfla":
@@ -98,8 +97,7 @@ class RFLATrainer(DetectionTrainer):
 
     def _setup_train(self) -> None:
         super()._setup_train()
-        model = unwrap_model(self.model)
-        model = getattr(model, "student_model", model)
+        model = detection_model(self.model)
         if getattr(model, "criterion", None) is None:
             model.criterion = model.init_criterion()  # what the first step would do
         self._positives = PositiveCounter(model.criterion)
