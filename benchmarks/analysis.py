@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cv2
 import numpy as np
 
-from benchmarks.common import ROOT, environment, fill, write
+from benchmarks.common import ROOT, environment, fill, run_cell, write
 
 IMAGES, SIZE, CLASSES = 500, 800, 8
 OBJECTS = 25  # mean an image: AI-TOD holds 700,621 boxes in 28,036 images
@@ -85,10 +84,8 @@ def main() -> None:
         data = make_set(Path(folder), args.seed)
         for what, sweep in (("analysis", False), ("analysis and sweep", True)):
             start = time.perf_counter()
-            command = [sys.executable, __file__, "--cell", json.dumps([str(data), sweep])]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            seconds = time.perf_counter() - start
-            cells.append({"what": what, "seconds": seconds, **json.loads(done.stdout.splitlines()[-1])})
+            measured = run_cell(__file__, [str(data), sweep])
+            cells.append({"what": what, "seconds": time.perf_counter() - start, **measured})
             print(cells[-1], flush=True)
     result = {**environment(args.seed), "load_before": load, "cells": cells}
     path = write("analysis", result)

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ def write(name: str, content: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def run_cell(script: str, cell: Any) -> dict[str, Any]:
+    """Measure one cell in a process of its own, by the ``--cell`` of a benchmark, and return what it prints last."""
+    command = [sys.executable, script, "--cell", json.dumps(cell)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def fill(document: Path, block: str, text: str) -> None:

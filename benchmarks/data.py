@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ import cv2
 import numpy as np
 import yaml
 
-from benchmarks.common import ROOT, environment, fill, write
+from benchmarks.common import ROOT, environment, fill, run_cell, write
 from rfla_yolo.config import resource_dir
 from rfla_yolo.datasets.aitod import FILES, PUBLISHED
 
@@ -107,14 +106,12 @@ def main() -> None:
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.cell:
-        print(json.dumps(measure(args.cell)))
+        print(json.dumps(measure(json.loads(args.cell))))
         return
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         make_sources(Path(folder), args.seed)
-        command = [sys.executable, __file__, "--cell", folder]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    cell = json.loads(done.stdout.splitlines()[-1])
+        cell = run_cell(__file__, folder)
     result = {**environment(args.seed), "load_before": load, "cell": cell}
     path = write("data", result)
     fill(ROOT / "docs" / "benchmarks.md", "data", table(result))

@@ -11,7 +11,6 @@ import contextlib
 import io
 import json
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from benchmarks.common import ROOT, environment, fill, write
+from benchmarks.common import ROOT, environment, fill, run_cell, write
 
 CLASSES = 8
 CASES = {  # images, objects, detections in all
@@ -127,9 +126,7 @@ def main() -> None:
     cells = []
     for tool, (_, cases) in TOOLS.items():
         for case in cases:
-            command = [sys.executable, __file__, "--cell", json.dumps([tool, case, args.seed])]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            cells.append({"tool": tool, "case": case, **json.loads(done.stdout.splitlines()[-1])})
+            cells.append({"tool": tool, "case": case, **run_cell(__file__, [tool, case, args.seed])})
             print(cells[-1], flush=True)
     result = {**environment(args.seed), "cells": cells}
     path = write("evaluation", result)
