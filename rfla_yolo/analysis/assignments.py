@@ -98,12 +98,14 @@ def assign_rfla(sample: Sample, levels: Levels, assigner: RFLAAssigner, conflict
     if not conflicts:
         nothing = torch.zeros(num_gts, dtype=torch.long)
         return Assigned(gt, nothing, nothing, 0)
-    selection = assigner.select(sample.boxes[None], mask, grid)
-    wanted = torch.stack([taken for taken, _ in selection.stages]).any(0)[0]  # (G, N)
-    anchor = selection.anchor[0]
-    lost = wanted & (gt[anchor] != torch.arange(num_gts)[:, None])
-    claims = torch.bincount(anchor[wanted], minlength=len(gt))
-    return Assigned(gt, wanted.sum(1), lost.sum(1), int((claims > 1).sum()))
+    stages = assigner.select(sample.boxes[None], mask, grid)
+    objects = torch.arange(num_gts)[:, None]
+    # an object may want an anchor in both stages: count the pair once
+    pairs = torch.cat([(objects * len(gt) + stage.anchor[0])[stage.taken[0]] for stage in stages]).unique()
+    wants, anchor = pairs // len(gt), pairs % len(gt)
+    lost = wants[gt[anchor] != wants]
+    claims = torch.bincount(anchor)
+    return Assigned(gt, wants.bincount(minlength=num_gts), lost.bincount(minlength=num_gts), int((claims > 1).sum()))
 
 
 def assign_tal(

@@ -56,15 +56,15 @@ def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequenc
     cells = centers.unsqueeze(-1) / stride  # (B, G, 2, L), in cells of each level
     columns, col_valid, dx = _nearest(cells[:, :, 0], centers[..., :1], [w for _, w in grid_shapes], stride, offset)
     rows, row_valid, dy = _nearest(cells[:, :, 1], centers[..., 1:], [h for h, _ in grid_shapes], stride, offset)
-    row, column = _star(k, centers.device)
+    row, column = (place.expand(*rows.shape[:-1], -1) for place in _star(k, centers.device))
 
     first, width = [0], [w for _, w in grid_shapes]
     for h, w in grid_shapes[:-1]:
         first.append(first[-1] + h * w)
     start = per_level(first, rows)[:, None]
-    anchor = start + rows[..., row] * per_level(width, rows)[:, None] + columns[..., column]
-    valid = row_valid[..., row] & col_valid[..., column]  # (B, G, L, P)
-    return Candidates(anchor.masked_fill(~valid, 0), valid, dx[..., column], dy[..., row])
+    anchor = start + rows.gather(-1, row) * per_level(width, rows)[:, None] + columns.gather(-1, column)
+    valid = row_valid.gather(-1, row) & col_valid.gather(-1, column)  # (B, G, L, P)
+    return Candidates(anchor.masked_fill(~valid, 0), valid, dx.gather(-1, column), dy.gather(-1, row))
 
 
 def _star(k: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -19,17 +19,17 @@ TOPK_SIDE = 8.0  # px; objects larger than this, AI-TOD's "very tiny", take more
 
 
 class Selection(NamedTuple):
-    """What every object wants, before conflicts are resolved.
+    """What every object wants in one stage, before conflicts are resolved.
 
     Attributes:
         anchor: Anchor of each candidate, long, (B, G, N).
-        stages: Of each stage the candidates that their object takes, bool, and the scores, both (B, G, N).
-        num_anchors: Number of anchors of all levels, A.
+        taken: Candidates that their object takes, bool, (B, G, N).
+        scores: Score of each candidate, (B, G, N).
     """
 
     anchor: Tensor
-    stages: list[tuple[Tensor, Tensor]]
-    num_anchors: int
+    taken: Tensor
+    scores: Tensor
 
 
 @torch.no_grad()
@@ -87,7 +87,7 @@ def rfla_assign(
                 [-1, -1, -1, -1]])
     """
     rule = lookup("conflict", conflict, CONFLICTS)
-    index, stages, num_anchors = rfla_select(
+    stages = rfla_select(
         gt_bboxes,
         gt_mask,
         grid_shapes,
@@ -101,9 +101,11 @@ def rfla_assign(
         select=select,
     )
     boxes = gt_bboxes.float()
-    resolved = [resolve_conflicts(taken, scores, index, boxes, num_anchors, rule) for taken, scores in stages]
-    assigned = resolved[0]
-    for later in resolved[1:]:
+    num_anchors = sum(rows * columns for rows, columns in grid_shapes)
+    assigned, *rest = (
+        resolve_conflicts(stage.taken, stage.scores, stage.anchor, boxes, num_anchors, rule) for stage in stages
+    )
+    for later in rest:
         assigned = torch.where(assigned >= 0, assigned, later)
     return assigned
 
@@ -122,11 +124,11 @@ def rfla_select(
     distance: str = "kl",
     candidates: str = "window",
     select: str = "topk",
-) -> Selection:
+) -> list[Selection]:
     """Let every object take its anchors in each stage of `rfla_assign`, whose arguments these are.
 
     Returns:
-        The candidates that each object takes.
+        The candidates of each stage, and which of them every object takes.
 
     Raises:
         ValueError: If a shape or a setting is not as described.
@@ -150,22 +152,19 @@ def rfla_select(
     centers = (boxes[..., :2] + boxes[..., 2:]) / 2
     w, h = (boxes[..., 2:] - boxes[..., :2])[..., None, None].unbind(2)  # each (B, G, 1, 1)
     rf = per_level(rf_sizes, boxes)[:, None]
-    num_anchors = sum(rows * columns for rows, columns in grid_shapes)
+
+    def stage(rf: Tensor, k: Tensor, k_max: int) -> Selection:
+        found = find(centers, grid_shapes, strides, k_max)
+        scores = score_fn(found.dx, found.dy, w, h, rf).flatten(2)  # (B, G, N), N = levels * candidates
+        valid = found.valid.flatten(2) & gt_mask.bool().unsqueeze(-1)
+        return Selection(found.anchor.flatten(2), take(scores, valid, k, k_max), scores)
 
     k_max = max(topk[0], topk_max)
-    found = find(centers, grid_shapes, strides, max(k_max, topk[1]))
-    index = found.anchor.flatten(2)  # (B, G, N), N = levels * candidates
-    valid = found.valid.flatten(2) & gt_mask.bool().unsqueeze(-1)
-
-    def stage(rf: Tensor, k: Tensor, k_max: int) -> tuple[Tensor, Tensor]:
-        scores = score_fn(found.dx, found.dy, w, h, rf).flatten(2)
-        return take(scores, valid, k, k_max), scores
-
-    k = topk[0] * box_area(boxes).clamp(min=0).sqrt() / TOPK_SIDE
-    stages = [stage(rf, k.round().long().clamp(topk[0], k_max), k_max)]
+    k = (topk[0] * box_area(boxes).clamp(min=0).sqrt() / TOPK_SIDE).round().long().clamp(topk[0], k_max)
+    stages = [stage(rf, k, k_max)]
     if topk[1]:
-        stages.append(stage(rf * decay, torch.full_like(index[..., 0], topk[1]), topk[1]))
-    return Selection(index, stages, num_anchors)
+        stages.append(stage(rf * decay, torch.full_like(k, topk[1]), topk[1]))
+    return stages
 
 
 def lookup(setting: str, name: str, registry: Mapping[str, T]) -> T:

@@ -77,7 +77,7 @@ class RFLAAssigner(nn.Module):
         levels = (grid_shapes, self.strides, self.rf_sizes)
         return rfla_assign(gt_bboxes, gt_mask, *levels, **self._choices(), conflict=self.config.conflict)
 
-    def select(self, gt_bboxes: Tensor, gt_mask: Tensor, grid_shapes: Sequence[tuple[int, int]]) -> Selection:
+    def select(self, gt_bboxes: Tensor, gt_mask: Tensor, grid_shapes: Sequence[tuple[int, int]]) -> list[Selection]:
         """Return what each object wants as `rfla_select` does, under the settings."""
         return rfla_select(gt_bboxes, gt_mask, grid_shapes, self.strides, self.rf_sizes, **self._choices())
 
