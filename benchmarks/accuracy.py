@@ -51,20 +51,11 @@ GROWN = {**PAPER, "rf": "stride", "rf_scale": 2.0, "topk_max": 10}
 ARMS: dict[str, dict[str, Any]] = {
     "tal": {"assigner": "tal"},
     "paper": PAPER,
-    "tal-aligned": {**PAPER, "tal_from": 0, "target": "aligned"},
     "grown-aligned": {**GROWN, "target": "aligned"},
-    "grown-tal": {**GROWN, "target": "tal"},
-    "grown-adds": {**GROWN, "target": "aligned", "tal_from": 0, "tal_adds": True},
+    "grown30-tal": {**GROWN, "topk_max": 30, "target": "tal"},
     "grown3-aligned": {**GROWN, "rf_scale": 3.0, "target": "aligned"},
     "grown30-aligned": {**GROWN, "topk_max": 30, "target": "aligned"},
-    "grown60-aligned": {**GROWN, "topk_max": 60, "target": "aligned"},
     "grown60-k6-aligned": {**GROWN, "topk": (6, 1), "topk_max": 60, "target": "aligned"},
-    "grown30-softened": {**GROWN, "topk_max": 30, "target": "softened"},
-    "grown60-k6-softened": {**GROWN, "topk": (6, 1), "topk_max": 60, "target": "softened"},
-    "grown30-hard": {**GROWN, "topk_max": 30, "target": "hard"},
-    "below-32": {**GROWN, "target": "aligned", "tal_from": 32},
-    "below-8": {**GROWN, "target": "aligned", "tal_from": 8},
-    "below-16": {**GROWN, "target": "aligned", "tal_from": 16},
 }
 
 

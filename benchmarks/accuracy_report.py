@@ -76,10 +76,13 @@ def table(arms: dict[str, dict[int, dict[str, Any]]], intervals: dict[str, dict[
 
 
 def arms_table(runs: list[dict[str, Any]]) -> str:
-    """Return the settings of every arm as Markdown; what is not named is as in the paper."""
-    settings = {run["arm"]: run["settings"] for run in runs}
-    rows = [f"| {arm} | {', '.join(f'`{k}: {v}`' for k, v in options.items())} |" for arm, options in settings.items()]
-    return "\n".join(["| arm | settings |", "|---|---|", *rows])
+    """Return settings and latest commit of every arm as Markdown; what is not named is as in the paper."""
+    arms = {run["arm"]: run for run in runs}
+    rows = []
+    for arm, run in arms.items():
+        settings = ", ".join(f"`{k}: {v}`" for k, v in run["settings"].items() if k != "preset")
+        rows.append(f"| {arm} | {settings or '`preset: paper`'} | {run['commit'][:7]} |")
+    return "\n".join(["| arm | settings | commit |", "|---|---|---|", *rows])
 
 
 def plot(group: Group, arms: dict[str, dict[int, dict[str, Any]]], path: Path) -> None:

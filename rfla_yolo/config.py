@@ -45,8 +45,6 @@ class RFLAConfig:
     candidates: str = "window"
     select: str = "topk"
     target: str = "aligned"
-    tal_from: float | None = None
-    tal_adds: bool = False
     rf: str | tuple[float, ...] = "stride"
     rf_scale: float | None = None
     skip_bad_labels: bool = False
@@ -76,11 +74,8 @@ class RFLAConfig:
             )
         else:
             object.__setattr__(self, "rf", tuple(map(float, sizes)))
-        if self.tal_from is not None and self.tal_from != 0 and not _is_positive(self.tal_from):
-            raise ValueError(f"tal_from must be a size in px from 0, or None, not {self.tal_from!r}")
-        for name in ("tal_adds", "skip_bad_labels"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        if not isinstance(self.skip_bad_labels, bool):
+            raise ValueError(f"skip_bad_labels must be True or False, not {self.skip_bad_labels!r}")
         object.__setattr__(self, "topk", tuple(self.topk))
 
     @property

@@ -119,8 +119,6 @@ def analyze(
     if type(images) is not int or images < 1:
         raise ValueError(f"images must be a whole number from 1, not {images!r}")
     config, _ = RFLAConfig.take_from(arguments)
-    if config.tal_from is not None:
-        raise ValueError(f"tal_from: {config.tal_from!r}: the analysis does not follow this experimental setting")
     config = replace(config, assigner="rfla")
     net = detection_model(RFLAYOLO(weights or model))
     levels = _levels(net, config)

@@ -68,20 +68,6 @@ def aligned_targets(assigned: Tensor, num_gts: int, predictions: Predictions) ->
     return torch.where(best > 0, alignment / best, 1.0) * (assigned >= 0)
 
 
-def softened_targets(assigned: Tensor, num_gts: int, predictions: Predictions) -> Tensor:
-    """The square root of `aligned_targets`: half-way between alignment and the paper's 1, as a geometric mean.
-
-    Args:
-        assigned: Index of the object of each anchor, -1 for background, long, (B, A).
-        num_gts: Objects an image, padding included, G.
-        predictions: Gives score and overlap of each anchor's prediction, each (B, A).
-
-    Returns:
-        The targets in [0, 1], float, (B, A).
-    """
-    return aligned_targets(assigned, num_gts, predictions).sqrt()
-
-
 def _alignment(assigned: Tensor, predictions: Predictions) -> tuple[Tensor, Tensor]:
     """Return alignment and overlap of the positives, 0 elsewhere, each (B, A)."""
     score, overlap = predictions()
@@ -95,9 +81,4 @@ def _best_of_object(values: Tensor, assigned: Tensor, num_gts: int) -> Tensor:
     return values.new_zeros(assigned.shape[0], num_gts).scatter_reduce(1, gt, values, "amax").gather(1, gt)
 
 
-TARGETS: dict[str, TargetFn] = {
-    "hard": hard_targets,
-    "tal": tal_targets,
-    "aligned": aligned_targets,
-    "softened": softened_targets,
-}
+TARGETS: dict[str, TargetFn] = {"hard": hard_targets, "tal": tal_targets, "aligned": aligned_targets}

@@ -11,7 +11,6 @@ from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.metrics import bbox_iou
 
 from ..assign import TARGETS, Selection, rfla_assign, rfla_select
-from ..assign.resolve import box_area
 from ..config import RFLAConfig
 from .effective_field import effective_receptive_fields
 from .receptive_field import detection_model, receptive_fields
@@ -54,7 +53,6 @@ class RFLAAssigner(nn.Module):
         strides: Stride of each level, px.
         rf_sizes: Side of the receptive field of each level, px.
         config: The settings.
-        tal: Ultralytics' own assigner, for the settings ``tal_from`` and ``tal_adds``.
     """
 
     def __init__(
@@ -63,10 +61,8 @@ class RFLAAssigner(nn.Module):
         strides: Sequence[float],
         rf_sizes: Sequence[float],
         config: RFLAConfig,
-        tal: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.tal = tal
         self.num_classes = num_classes
         self.strides = list(strides)
         self.rf_sizes = list(rf_sizes)
@@ -115,15 +111,7 @@ class RFLAAssigner(nn.Module):
         if num_gts == 0:
             background = gt_labels.new_zeros(batch, num_anchors, dtype=torch.long)
             return background, torch.zeros_like(pd_bboxes), torch.zeros_like(pd_scores), background.bool(), background
-        config = self.config
-        mask = mask_gt.bool()
-        by_tal = torch.zeros_like(mask)
-        if config.tal_from is not None:
-            by_tal = mask & (box_area(gt_bboxes).unsqueeze(-1) >= config.tal_from**2)
-        assigned = self.assign(gt_bboxes, (mask if config.tal_adds else mask & ~by_tal).squeeze(-1), grid_shapes)
-        if self.tal is not None and config.tal_from is not None:
-            tal = self.tal(pd_scores, pd_bboxes, anc_points, gt_labels, gt_bboxes, by_tal.to(mask_gt.dtype))
-            assigned = torch.where((assigned < 0) & tal[3], tal[4], assigned)
+        assigned = self.assign(gt_bboxes, mask_gt.squeeze(-1).bool(), grid_shapes)
         target_gt_idx = assigned.clamp(min=0)
         target_labels = gt_labels.squeeze(-1).long().clamp(min=0).gather(1, target_gt_idx)
         target_bboxes = gt_bboxes.gather(1, target_gt_idx.unsqueeze(-1).expand(-1, -1, 4))
@@ -132,7 +120,7 @@ class RFLAAssigner(nn.Module):
             score = pd_scores.gather(2, target_labels.unsqueeze(-1)).squeeze(-1).float()
             return score, bbox_iou(target_bboxes, pd_bboxes, xywh=False, CIoU=True).squeeze(-1).clamp(0)
 
-        weight = TARGETS[config.target](assigned, num_gts, predictions)
+        weight = TARGETS[self.config.target](assigned, num_gts, predictions)
         target_scores = weight.new_zeros(batch, num_anchors, self.num_classes)
         target_scores.scatter_(2, target_labels.unsqueeze(-1), weight.unsqueeze(-1))
         return target_labels, target_bboxes, target_scores, assigned >= 0, target_gt_idx
@@ -156,8 +144,7 @@ class RFLADetectionLoss(v8DetectionLoss):
     ) -> None:
         super().__init__(model, tal_topk, tal_topk2)
         config = config or RFLAConfig()
-        tal: nn.Module = self.assigner
-        self.assigner: nn.Module = RFLAAssigner(self.nc, self.stride.tolist(), rf_sizes(model, config), config, tal)
+        self.assigner: nn.Module = RFLAAssigner(self.nc, self.stride.tolist(), rf_sizes(model, config), config)
 
     def get_assigned_targets_and_loss(
         self, preds: dict[str, Tensor], batch: dict[str, Any], **assign_kwargs: Any

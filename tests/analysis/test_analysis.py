@@ -236,7 +236,6 @@ def test_weights_give_tal_its_predictions(tiny_set, tmp_path):
         ({"assigner": "atss"}, "assigner must be one or several of rfla, tal, not 'atss'"),
         ({"images": 0}, "images must be a whole number from 1, not 0"),
         ({"decay": 2}, "decay must be in"),
-        ({"tal_from": 16}, "does not follow this experimental setting"),
     ],
 )
 def test_bad_input_is_named(tiny_set, change, message):
