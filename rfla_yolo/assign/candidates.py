@@ -10,6 +10,8 @@ from torch import Tensor
 
 GridShapes = Sequence[tuple[int, int]]
 
+ROOM = 8  # candidates of one axis beyond k
+
 
 class Candidates(NamedTuple):
     """Candidate anchors of every object; the last two dimensions are level and candidate.
@@ -36,10 +38,11 @@ def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequenc
     """Take the anchors of every level that a top-k over the whole image could select, equal scores included.
 
     On one level all receptive fields have the same size, so the score falls with ``|dx|`` and ``|dy|`` separately. The
-    anchor in the i-th nearest column and the j-th nearest row is beaten by all that are nearer in one and not farther
-    in the other: i * j without those at equal distance, four at most. So only a star of anchors around the object can
-    be among the best k: those of ``floor(i / 2) * floor(j / 2) <= k``, which leaves room for scores that rounding makes
-    equal. Memory is O(objects x levels x k log k) instead of O(objects x anchors).
+    anchor in the i-th nearest column and the j-th nearest row is beaten by all i * j that are not farther in either,
+    but for those at equal distance, itself among them: four at most, left or right, above or below. With ``i * j - 4``
+    of k or more it can neither be among the best k nor equal one of them, so only a star of anchors around the object
+    is left: ``i * j <= k + 3``, and `ROOM` instead of 3 for scores that rounding makes equal, as beside a sliver of
+    1000:1. Memory is O(objects x levels x k log k) instead of O(objects x anchors).
 
     Args:
         centers: Object centres (x, y), px, (B, G, 2).
@@ -50,8 +53,7 @@ def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequenc
     Returns:
         The candidates.
     """
-    size = 2 * k
-    offset = torch.arange(size, device=centers.device)
+    offset = torch.arange(k + ROOM, device=centers.device)
     stride = per_level(strides, centers)
     cells = centers.unsqueeze(-1) / stride  # (B, G, 2, L), in cells of each level
     columns, col_valid, dx = _nearest(cells[:, :, 0], centers[..., :1], [w for _, w in grid_shapes], stride, offset)
@@ -68,19 +70,19 @@ def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequenc
 
 
 def _star(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return row and column of the candidates as places by nearness, each (P,); nothing waits for the device."""
-    half = [(place + 1) // 2 for place in range(2 * k)]
-    count = sum(a * b <= k for a in half for b in half)
-    place = torch.arange(2 * k, device=device)
-    inside = ((place + 1) // 2)[:, None] * ((place + 1) // 2) <= k
+    """Return row and column of the candidates as places by nearness from 0, each (P,); nothing waits for the device."""
+    size = k + ROOM
+    count = sum(size // i for i in range(1, size + 1))
+    place = torch.arange(1, size + 1, device=device)
+    inside = place[:, None] * place <= size
     star = inside.flatten().long().argsort(descending=True, stable=True)[:count]
-    return star // (2 * k), star % (2 * k)
+    return star // size, star % size
 
 
 def _nearest(
     cells: Tensor, center: Tensor, lengths: Sequence[int], stride: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return number, validity and distance to the object of the nearest cells on one axis, in order, (B, G, L, 2k)."""
+    """Return number, validity and distance of the nearest cells on one axis, in order, (B, G, L, k + ROOM)."""
     length = per_level(lengths, offset)  # (L,)
     size = offset.shape[0]
     start = (cells - size / 2).round().long()
