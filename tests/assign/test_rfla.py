@@ -97,11 +97,11 @@ class TestAgainstOracle:
             got = rfla_assign(boxes[None], all_real(boxes[None]), **P2_P5, rf_sizes=TRF_HALF, conflict="last")[0]
             assert torch.equal(got, reference_assign(boxes, **P2_P5, rf_sizes=TRF_HALF))
 
-    @pytest.mark.parametrize("sides", [(1200.0, 0.5), (0.6, 1400.0), (3000.0, 1.75)])
+    @pytest.mark.parametrize("sides", [(3200.0, 1.75), (1.0, 2000.0), (4000.0, 4.0)])
     @pytest.mark.parametrize("topk", [(1, 1), (3, 1), (8, 0)])
     def test_equals_literal_loops_where_rounding_makes_scores_equal(self, sides, topk):
-        """Beside a sliver, three columns or rows and more have the score of the nearest."""
-        center, sides = torch.tensor([130.3, 126.0]), torch.tensor(sides)
+        """Beside a sliver, several columns or rows have the score of the nearest."""
+        center, sides = torch.tensor([124.0, 128.0] if sides[0] > sides[1] else [128.0, 124.0]), torch.tensor(sides)
         boxes = torch.cat((center - sides / 2, center + sides / 2))[None]
         grid_shapes, strides, rf_sizes = [(32, 32), (16, 16), (8, 8)], [8, 16, 32], [47.5, 119.5, 199.5]
         options = {"topk": topk, "decay": 0.9, "distance": "kl", "conflict": "score"}
