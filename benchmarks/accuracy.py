@@ -47,15 +47,14 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "full": {"models": ["yolov8n-p2", "yolov8s-p2", "yolov8n"], "every": 1, "epochs": 100, "close_mosaic": 10},
 }
 PAPER = {"preset": "paper"}
-GROWN = {**PAPER, "rf": "stride", "rf_scale": 2.0, "topk_max": 10}
+GROWN30 = {**PAPER, "rf": "stride", "rf_scale": 2.0, "topk_max": 30}
 ARMS: dict[str, dict[str, Any]] = {
     "tal": {"assigner": "tal"},
     "paper": PAPER,
-    "grown-aligned": {**GROWN, "target": "aligned"},
-    "grown30-tal": {**GROWN, "topk_max": 30, "target": "tal"},
-    "grown3-aligned": {**GROWN, "rf_scale": 3.0, "target": "aligned"},
-    "grown30-aligned": {**GROWN, "topk_max": 30, "target": "aligned"},
-    "grown60-k6-aligned": {**GROWN, "topk": (6, 1), "topk_max": 60, "target": "aligned"},
+    "grown30-tal": {**GROWN30, "target": "tal"},  # the default
+    "grown30-hard": GROWN30,
+    "grown30-trf-tal": {**PAPER, "topk_max": 30, "target": "tal"},
+    "grown0-tal": {**GROWN30, "topk_max": 0, "target": "tal"},
 }
 
 

@@ -44,7 +44,7 @@ class RFLAConfig:
     conflict: str = "score"
     candidates: str = "window"
     select: str = "topk"
-    target: str = "aligned"
+    target: str = "tal"
     rf: str | tuple[float, ...] = "stride"
     rf_scale: float | None = None
     skip_bad_labels: bool = False

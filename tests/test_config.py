@@ -60,7 +60,7 @@ def test_survives_a_file(tmp_path):
         ({"decay": 0.0}, r"decay must be in \(0, 1\], not 0\.0"),
         ({"distance": "iou"}, "distance must be one of 'kl', 'wd', not 'iou'"),
         ({"conflict": "x"}, "conflict must be one of"),
-        ({"target": "soft"}, "target must be one of 'hard', 'tal', 'aligned', not 'soft'"),
+        ({"target": "soft"}, "target must be one of 'hard', 'tal', not 'soft'"),
         ({"assigner": "atss"}, "assigner must be one of 'rfla', 'tal', not 'atss'"),
         ({"rf": "area"}, "rf must be 'trf', 'erf', 'stride' or one size in px"),
         ({"rf": [8, -1]}, "not \\[8, -1\\]"),
@@ -95,9 +95,9 @@ def test_paper_preset_is_the_literal_form():
 
 def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path):
     file = tmp_path / "my.yaml"
-    file.write_text("topk_max: 5\ntarget: tal\n")
-    config, _ = RFLAConfig.take_from({"preset": "paper", "rfla_cfg": str(file), "target": "aligned"})
-    assert (config.topk_max, config.target, config.rf) == (5, "aligned", "trf")
+    file.write_text("topk_max: 5\ntarget: hard\n")
+    config, _ = RFLAConfig.take_from({"preset": "paper", "rfla_cfg": str(file), "target": "tal"})
+    assert (config.topk_max, config.target, config.rf) == (5, "tal", "trf")
 
 
 def test_an_unknown_preset_is_named():

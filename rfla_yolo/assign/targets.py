@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 # Score of the object's class and overlap with the object, of the prediction at every anchor, each (B, A). A function,
@@ -44,35 +43,11 @@ def tal_targets(assigned: Tensor, num_gts: int, predictions: Predictions) -> Ten
     Returns:
         The targets in [0, 1], float, (B, A).
     """
-    alignment, overlap = _alignment(assigned, predictions)
+    score, overlap = predictions()
+    overlap = overlap * (assigned >= 0)
+    alignment = score.pow(TAL_ALPHA) * overlap.pow(TAL_BETA)
     best = _best_of_object(alignment, assigned, num_gts)
     return alignment * _best_of_object(overlap, assigned, num_gts) / (best + TAL_EPS)
-
-
-def aligned_targets(assigned: Tensor, num_gts: int, predictions: Predictions) -> Tensor:
-    """TAL's alignment divided by the object's best: 1 for the best positive of every object, however small.
-
-    Unlike TAL's own normalisation the target does not shrink with a low overlap. Where no positive of an object
-    overlaps it yet, all of them get 1.
-
-    Args:
-        assigned: Index of the object of each anchor, -1 for background, long, (B, A).
-        num_gts: Objects an image, padding included, G.
-        predictions: Gives score and overlap of each anchor's prediction, each (B, A).
-
-    Returns:
-        The targets in [0, 1], float, (B, A).
-    """
-    alignment, _ = _alignment(assigned, predictions)
-    best = _best_of_object(alignment, assigned, num_gts)
-    return torch.where(best > 0, alignment / best, 1.0) * (assigned >= 0)
-
-
-def _alignment(assigned: Tensor, predictions: Predictions) -> tuple[Tensor, Tensor]:
-    """Return alignment and overlap of the positives, 0 elsewhere, each (B, A)."""
-    score, overlap = predictions()
-    positive = assigned >= 0
-    return score.pow(TAL_ALPHA) * overlap.pow(TAL_BETA) * positive, overlap * positive
 
 
 def _best_of_object(values: Tensor, assigned: Tensor, num_gts: int) -> Tensor:
@@ -81,4 +56,4 @@ def _best_of_object(values: Tensor, assigned: Tensor, num_gts: int) -> Tensor:
     return values.new_zeros(assigned.shape[0], num_gts).scatter_reduce(1, gt, values, "amax").gather(1, gt)
 
 
-TARGETS: dict[str, TargetFn] = {"hard": hard_targets, "tal": tal_targets, "aligned": aligned_targets}
+TARGETS: dict[str, TargetFn] = {"hard": hard_targets, "tal": tal_targets}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rfla_yolo.assign import aligned_targets, hard_targets, tal_targets
+from rfla_yolo.assign import hard_targets, tal_targets
 
 ASSIGNED = torch.tensor([[0, 0, 1, -1, 1, -1]])
 
@@ -28,22 +28,3 @@ def test_tal_targets_against_loops():
         for a in mine:
             assert got[a].item() == pytest.approx(align[a] * best / (max(align.values()) + 1e-9), rel=1e-5)
     assert got[[3, 5]].tolist() == [0, 0]
-
-
-def test_aligned_targets_against_loops():
-    torch.manual_seed(0)
-    score, overlap = torch.rand(1, 6), torch.rand(1, 6)
-    got = aligned_targets(ASSIGNED, 2, lambda: (score, overlap))[0]
-    for gt in (0, 1):
-        mine = [a for a in range(6) if ASSIGNED[0, a] == gt]
-        align = {a: float(score[0, a] ** 0.5 * overlap[0, a] ** 6) for a in mine}
-        for a in mine:
-            assert got[a].item() == pytest.approx(align[a] / max(align.values()), rel=1e-5)
-        assert max(got[a].item() for a in mine) == 1  # however small the overlap
-    assert got[[3, 5]].tolist() == [0, 0]
-
-
-def test_aligned_targets_are_hard_where_nothing_overlaps():
-    overlap = torch.tensor([[0.0, 0, 0, 0, 0.5, 0]])  # object 0: none; object 1: one of two
-    got = aligned_targets(ASSIGNED, 2, lambda: (torch.full((1, 6), 0.3), overlap))
-    assert got.tolist() == [[1, 1, 0, 0, 1, 0]]
