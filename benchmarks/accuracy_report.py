@@ -1,4 +1,4 @@
-"""Tables and plots of ``docs/results.md`` from the runs of ``benchmarks/accuracy.py``.
+"""Tables and plots of ``docs/results.md``, and the README's, from the runs of ``benchmarks/accuracy.py``.
 
 Means and standard deviations come from ``benchmarks/results/accuracy/*.json``. Intervals against TAL need the
 predictions, which are kept outside git (``--work``, as in accuracy.py): flights and seeds are resampled, both arms
@@ -23,7 +23,8 @@ from rfla_yolo import compare
 
 FIGURES = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 FLIGHT = r"^(\d+_\d+)_"  # images of one flight share the first two fields of their name
-BASE = "tal"
+BASE, DEFAULT = "tal", "grown30-tal"
+CONFIRMED = ("short", "confirm", "yolov8n-p2")
 Group = tuple[str, str, str]  # protocol, split, model
 
 
@@ -64,14 +65,21 @@ def table(arms: dict[str, dict[int, dict[str, Any]]], intervals: dict[str, dict[
     if intervals:
         lines += ["", "| minus TAL, points | seeds | " + " | ".join(FIGURES) + " |", "|---" * (len(FIGURES) + 2) + "|"]
         for arm, found in sorted(intervals.items(), key=lambda item: -item[1]["figures"]["AP"]["difference"]):
-            cells = []
-            for name in FIGURES:
-                figure = found["figures"][name]
-                low, high = (f"{100 * figure[end]:+.1f}" for end in ("low", "high"))
-                cells.append(f"{100 * figure['difference']:+.1f} [{low}, {high}]")
+            cells = [_difference(found["figures"][name]) for name in FIGURES]
             lines.append(f"| {arm} | {', '.join(map(str, found['seeds']))} | " + " | ".join(cells) + " |")
         units = next(iter(intervals.values()))["units"]
         lines.append(f"\n95 % intervals, resampled over {units} flights and the seeds.")
+    return "\n".join(lines)
+
+
+def summary(arms: dict[str, dict[int, dict[str, Any]]], found: dict[str, Any]) -> str:
+    """Return default and TAL by size, and their difference, as Markdown."""
+    names = ("AP", "APvt", "APt", "APs", "APm")
+    lines = ["| " + " | ".join(("", *names)) + " |", "|---" * (len(names) + 1) + "|"]
+    for arm, title in ((DEFAULT, "RFLA, the default"), (BASE, "TAL, Ultralytics' own")):
+        cells = [_cell([100 * run["metrics"][name] for run in arms[arm].values()]) for name in names]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    lines.append("| difference | " + " | ".join(_difference(found["figures"][name]) for name in names) + " |")
     return "\n".join(lines)
 
 
@@ -128,6 +136,8 @@ def main() -> None:
         images = runs[0]["train_images"]
         hours = sum(run["seconds"] for run in runs) / 3600
         precision = ", ".join(sorted({f"{run['device']}, {run['precision']}" for run in runs}))
+        if group == CONFIRMED and DEFAULT in found:
+            fill(ROOT / "README.md", "confirmed", summary(arms, found[DEFAULT]))
         parts.append(f"### {group[0]}, {group[2]}, split {group[1]}\n")
         parts.append(f"{images} training images, {len(runs)} runs, {hours:.1f} hours; {precision}.\n")
         parts.append(table(arms, found) + "\n")
@@ -140,6 +150,11 @@ def main() -> None:
 
 def _mean(runs: dict[int, dict[str, Any]], name: str) -> float:
     return float(np.mean([run["metrics"][name] for run in runs.values()]))
+
+
+def _difference(figure: dict[str, float]) -> str:
+    low, high = (f"{100 * figure[end]:+.1f}" for end in ("low", "high"))
+    return f"{100 * figure['difference']:+.1f} [{low}, {high}]"
 
 
 def _cell(values: list[float], digits: int = 1) -> str:
