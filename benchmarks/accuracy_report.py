@@ -95,20 +95,21 @@ def arms_table(runs: list[dict[str, Any]]) -> str:
 
 def plot(group: Group, arms: dict[str, dict[int, dict[str, Any]]], path: Path) -> None:
     """Draw AP by size of every arm, a dot for each seed."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="tight")
+    figure = Figure(figsize=(9, 4), layout="constrained")
     axis = figure.subplots()
     for i, (arm, runs) in enumerate(sorted(arms.items(), key=lambda item: item[0] != BASE)):
         shift = (i - (len(arms) - 1) / 2) * 0.8 / max(len(arms), 1)
         for place, name in enumerate(FIGURES):
             values = [100 * run["metrics"][name] for run in runs.values()]
-            color = "black" if arm == BASE else f"C{i - 1}"
+            color = "black" if arm == BASE else colormaps["tab20"](i - 1)
             label = arm if place == 0 else None
             axis.plot([place + shift] * len(values), values, "o", color=color, ms=4, label=label)
     axis.set(xticks=range(len(FIGURES)), xticklabels=FIGURES, ylabel="percent", title=", ".join(group))
     axis.grid(axis="y", alpha=0.3)
-    axis.legend(fontsize=7, ncols=2)
+    figure.legend(fontsize=7, ncols=6, loc="outside lower center")
     figure.savefig(path, dpi=110)
 
 
