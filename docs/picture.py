@@ -14,10 +14,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from rfla_yolo import rfla_assign
+from rfla_yolo import RFLAConfig
 from rfla_yolo.datasets.demo import SIZE, draw_scene
+from rfla_yolo.engine import RFLAAssigner
 
-STRIDES, RF_SIZES, TOPK_MAX = (4, 8, 16, 32), (8, 16, 32, 64), 30  # yolov8n-p2, default settings
+STRIDES, RF_SIZES = (4, 8, 16, 32), (8, 16, 32, 64)  # yolov8n-p2, default settings
 COLORS = ("#ffb000", "#648fff", "#dc267f", "#785ef0")
 
 
@@ -27,9 +28,8 @@ def main() -> None:
     boxes = torch.tensor([[x - w / 2, y - h / 2, x + w / 2, y + h / 2] for _, x, y, w, h in rows]) * SIZE
     grid = [(SIZE // s, SIZE // s) for s in STRIDES]
     mask = torch.ones(1, len(boxes), dtype=torch.bool)
-    assigned = rfla_assign(boxes[None].float(), mask, grid, STRIDES, RF_SIZES, topk_max=TOPK_MAX)[0].split(
-        [h * w for h, w in grid]
-    )
+    assigner = RFLAAssigner(1, STRIDES, RF_SIZES, RFLAConfig())
+    assigned = assigner.assign(boxes[None].float(), mask, grid)[0].split([h * w for h, w in grid])
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 6))
     for axis, (across, down) in zip(axes, (((0, SIZE), (0, SIZE)), ((96, 160), (40, 104)))):

@@ -53,12 +53,12 @@ def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequenc
     Returns:
         The candidates.
     """
-    offset = torch.arange(k + ROOM, device=centers.device)
+    place = torch.arange(k + ROOM, device=centers.device)
     stride = per_level(strides, centers)
     cells = centers.unsqueeze(-1) / stride  # (B, G, 2, L), in cells of each level
-    columns, col_valid, dx = _nearest(cells[:, :, 0], centers[..., :1], [w for _, w in grid_shapes], stride, offset)
-    rows, row_valid, dy = _nearest(cells[:, :, 1], centers[..., 1:], [h for h, _ in grid_shapes], stride, offset)
-    row, column = (place.expand(*rows.shape[:-1], -1) for place in _star(k, centers.device))
+    columns, col_valid, dx = _nearest(cells[:, :, 0], centers[..., :1], [w for _, w in grid_shapes], stride, place)
+    rows, row_valid, dy = _nearest(cells[:, :, 1], centers[..., 1:], [h for h, _ in grid_shapes], stride, place)
+    row, column = (axis.expand(*rows.shape[:-1], -1) for axis in _star(place))
 
     first, width = [0], [w for _, w in grid_shapes]
     for h, w in grid_shapes[:-1]:
@@ -69,12 +69,11 @@ def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequenc
     return Candidates(anchor.masked_fill(~valid, 0), valid, dx.gather(-1, column), dy.gather(-1, row))
 
 
-def _star(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _star(place: Tensor) -> tuple[Tensor, Tensor]:
     """Return row and column of the candidates as places by nearness from 0, each (P,); nothing waits for the device."""
-    size = k + ROOM
+    size = place.shape[0]
     count = sum(size // i for i in range(1, size + 1))
-    place = torch.arange(1, size + 1, device=device)
-    inside = place[:, None] * place <= size
+    inside = (place + 1)[:, None] * (place + 1) <= size
     star = inside.flatten().long().argsort(descending=True, stable=True)[:count]
     return star // size, star % size
 
