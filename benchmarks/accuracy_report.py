@@ -25,6 +25,7 @@ FIGURES = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 FLIGHT = r"^(\d+_\d+)_"  # images of one flight share the first two fields of their name
 BASE, DEFAULT = "tal", "grown30-tal"
 CONFIRMED = ("short", "confirm", "yolov8n-p2")
+LOOKS = {CONFIRMED: [(3, 4, 5), (6, 7, 8)]}  # seeds that were run and looked at together, in this order
 Group = tuple[str, str, str]  # protocol, split, model
 
 
@@ -38,22 +39,34 @@ def read_runs() -> dict[Group, dict[str, dict[int, dict[str, Any]]]]:
     return found
 
 
-def interval(
-    arm: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]], work: Path, before: dict[str, Any] | None
-) -> dict[str, Any] | None:
-    """Return the differences from TAL over the seeds that both have run, None where the predictions are not here."""
-    seeds = sorted(set(arm) & set(base))
-    if before and before["seeds"] == seeds:
-        return before
-    sides = [[work / runs[seed]["predictions"] for seed in seeds] for runs in (base, arm)]
-    if not seeds or not all(file.is_file() for side in sides for file in side):
-        return None
-    truth = sides[0][0].parent / "annotations.json"
-    found = compare(*[[str(file) for file in side] for side in sides], truth, groups=FLIGHT)
-    return {"seeds": seeds, "units": found.units, "figures": {name: vars(found[name]) for name in FIGURES}}
+def differences(
+    arm: dict[int, dict[str, Any]],
+    base: dict[int, dict[str, Any]],
+    looks: list[tuple[int, ...]],
+    work: Path,
+    before: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Return the differences from TAL over the seeds that both have run: those of each look, then all.
+
+    What is stored is taken from ``before``; what is not and has no predictions here is left out.
+    """
+    shared = sorted(set(arm) & set(base))
+    parts = [sorted(look) for look in looks if set(look) < set(shared)]
+    found = []
+    for seeds in [*parts, shared]:
+        stored = next((one for one in before if one["seeds"] == seeds), None)
+        sides = [[work / runs[seed]["predictions"] for seed in seeds] for runs in (base, arm)]
+        if stored:
+            found.append(stored)
+        elif seeds and all(file.is_file() for side in sides for file in side):
+            truth = sides[0][0].parent / "annotations.json"
+            result = compare(*[[str(file) for file in side] for side in sides], truth, groups=FLIGHT)
+            figures = {name: vars(result[name]) for name in FIGURES}
+            found.append({"seeds": seeds, "units": result.units, "figures": figures})
+    return found
 
 
-def table(arms: dict[str, dict[int, dict[str, Any]]], intervals: dict[str, dict[str, Any]]) -> str:
+def table(arms: dict[str, dict[int, dict[str, Any]]], intervals: dict[str, list[dict[str, Any]]]) -> str:
     """Return the means of one group as Markdown, and the differences from TAL."""
     lines = ["| arm | seeds | " + " | ".join(FIGURES) + " | calibration error | positives per object |"]
     lines.append("|---" * (len(FIGURES) + 4) + "|")
@@ -64,10 +77,11 @@ def table(arms: dict[str, dict[int, dict[str, Any]]], intervals: dict[str, dict[
         lines.append(f"| {arm} | {', '.join(map(str, sorted(runs)))} | " + " | ".join(cells) + " |")
     if intervals:
         lines += ["", "| minus TAL, points | seeds | " + " | ".join(FIGURES) + " |", "|---" * (len(FIGURES) + 2) + "|"]
-        for arm, found in sorted(intervals.items(), key=lambda item: -item[1]["figures"]["AP"]["difference"]):
-            cells = [_difference(found["figures"][name]) for name in FIGURES]
-            lines.append(f"| {arm} | {', '.join(map(str, found['seeds']))} | " + " | ".join(cells) + " |")
-        units = next(iter(intervals.values()))["units"]
+        for arm, rows in sorted(intervals.items(), key=lambda item: -item[1][-1]["figures"]["AP"]["difference"]):
+            for row in rows:
+                cells = [_difference(row["figures"][name]) for name in FIGURES]
+                lines.append(f"| {arm} | {', '.join(map(str, row['seeds']))} | " + " | ".join(cells) + " |")
+        units = next(iter(intervals.values()))[0]["units"]
         lines.append(f"\n95 % intervals, resampled over {units} flights and the seeds.")
     return "\n".join(lines)
 
@@ -127,9 +141,10 @@ def main() -> None:
         found = {}
         for arm, runs in arms.items():
             if arm != BASE and BASE in arms:
-                one = interval(runs, arms[BASE], options.work.resolve(), before.get(key, {}).get(arm))
-                if one:
-                    found[arm] = one
+                stored_rows = before.get(key, {}).get(arm, [])
+                rows = differences(runs, arms[BASE], LOOKS.get(group, []), options.work.resolve(), stored_rows)
+                if rows:
+                    found[arm] = rows
         intervals[key] = found
         runs = [run for seeds in arms.values() for run in seeds.values()]
         plot(group, arms, ROOT / "docs" / "images" / f"results-{key}.png")
@@ -138,7 +153,7 @@ def main() -> None:
         hours = sum(run["seconds"] for run in runs) / 3600
         precision = ", ".join(sorted({f"{run['device']}, {run['precision']}" for run in runs}))
         if group == CONFIRMED and DEFAULT in found:
-            fill(ROOT / "README.md", "confirmed", summary(arms, found[DEFAULT]))
+            fill(ROOT / "README.md", "confirmed", summary(arms, found[DEFAULT][-1]))
         parts.append(f"### {group[0]}, {group[2]}, split {group[1]}\n")
         parts.append(f"{images} training images, {len(runs)} runs, {hours:.1f} hours; {precision}.\n")
         parts.append(table(arms, found) + "\n")
