@@ -53,11 +53,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "paper": PAPER,
     "grown30-tal": {**GROWN30, "target": "tal"},  # the default
     "grown30-hard": GROWN30,
-    "grown30-nwd": {**GROWN30, "target": "tal", "nwd": 0.5},
     "grown30-inside": {**GROWN30, "target": "tal", "select": "inside"},
-    "grown60-k6-judged": {**GROWN30, "topk": [6, 1], "topk_max": 60, "target": "judged"},
     "grown30-wd": {**GROWN30, "target": "tal", "distance": "wd"},
-    "grown30-erf": {**GROWN30, "target": "tal", "rf": "erf", "rf_scale": 0.5},
     "grown30-trf-tal": {**PAPER, "topk_max": 30, "target": "tal"},
     "grown0-tal": {**GROWN30, "topk_max": 0, "target": "tal"},
 }

@@ -45,7 +45,6 @@ class RFLAConfig:
     candidates: str = "window"
     select: str = "topk"
     target: str = "tal"
-    nwd: float = 0.0
     rf: str | tuple[float, ...] = "stride"
     rf_scale: float | None = None
     skip_bad_labels: bool = False
@@ -63,8 +62,6 @@ class RFLAConfig:
         lookup("select", self.select, SELECTORS)
         lookup("target", self.target, TARGETS)
         lookup("fitness", self.fitness, FITNESS)
-        if isinstance(self.nwd, bool) or not isinstance(self.nwd, (int, float)) or not 0 <= self.nwd <= 1:
-            raise ValueError(f"nwd must be in [0, 1], not {self.nwd!r}")
         if self.rf_scale is not None and not _is_positive(self.rf_scale):
             raise ValueError(f"rf_scale must be a number above 0, or None, not {self.rf_scale!r}")
         sizes: Any = [self.rf] if _is_positive(self.rf) else self.rf  # one level: the number alone

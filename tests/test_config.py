@@ -60,7 +60,7 @@ def test_survives_a_file(tmp_path):
         ({"decay": 0.0}, r"decay must be in \(0, 1\], not 0\.0"),
         ({"distance": "iou"}, "distance must be one of 'kl', 'wd', not 'iou'"),
         ({"conflict": "x"}, "conflict must be one of"),
-        ({"target": "soft"}, "target must be one of 'hard', 'tal', 'judged', not 'soft'"),
+        ({"target": "soft"}, "target must be one of 'hard', 'tal', not 'soft'"),
         ({"assigner": "atss"}, "assigner must be one of 'rfla', 'tal', not 'atss'"),
         ({"rf": "area"}, "rf must be 'trf', 'erf', 'stride' or one size in px"),
         ({"rf": [8, -1]}, "not \\[8, -1\\]"),

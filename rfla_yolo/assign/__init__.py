@@ -9,7 +9,7 @@ from .distance import DISTANCES, kl_score, wd_score
 from .resolve import CONFLICTS, resolve_conflicts
 from .rfla import Selection, rfla_assign, rfla_select
 from .select import SELECTORS, select_inside, select_topk
-from .targets import TARGETS, hard_targets, judged_targets, tal_targets
+from .targets import TARGETS, hard_targets, tal_targets
 
 __all__ = [
     "CANDIDATES",
@@ -20,7 +20,6 @@ __all__ = [
     "Candidates",
     "Selection",
     "hard_targets",
-    "judged_targets",
     "kl_score",
     "resolve_conflicts",
     "rfla_assign",

@@ -50,31 +50,10 @@ def tal_targets(assigned: Tensor, num_gts: int, predictions: Predictions) -> Ten
     return alignment * _best_of_object(overlap, assigned, num_gts) / (best + TAL_EPS)
 
 
-def judged_targets(assigned: Tensor, num_gts: int, predictions: Predictions) -> Tensor:
-    """`tal_targets` of the better half of each object's positives by alignment, and 0 for the others.
-
-    Args:
-        assigned: Index of the object of each anchor, -1 for background, long, (B, A).
-        num_gts: Objects an image, padding included, G.
-        predictions: Gives score and overlap of each anchor's prediction, each (B, A).
-
-    Returns:
-        The targets in [0, 1], float, (B, A).
-    """
-    weight = tal_targets(assigned, num_gts, predictions)
-    order = weight.argsort(dim=1, descending=True, stable=True)
-    order = order.gather(1, assigned.gather(1, order).argsort(dim=1, stable=True))  # by object, the best first
-    gt = assigned + 1
-    count = gt.new_zeros(gt.shape[0], num_gts + 1).scatter_add(1, gt, gt.new_ones(gt.shape))
-    first = count.cumsum(1) - count
-    rank = gt.new_zeros(gt.shape).scatter(1, order, gt.new_ones(gt.shape).cumsum(1) - 1) - first.gather(1, gt)
-    return weight * (2 * rank < count.gather(1, gt))
-
-
 def _best_of_object(values: Tensor, assigned: Tensor, num_gts: int) -> Tensor:
     """Return, at each anchor, the highest of the values (B, A) at the anchors of its object."""
     gt = assigned.clamp(min=0)
     return values.new_zeros(assigned.shape[0], num_gts).scatter_reduce(1, gt, values, "amax").gather(1, gt)
 
 
-TARGETS: dict[str, TargetFn] = {"hard": hard_targets, "tal": tal_targets, "judged": judged_targets}
+TARGETS: dict[str, TargetFn] = {"hard": hard_targets, "tal": tal_targets}

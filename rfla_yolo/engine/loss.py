@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from ultralytics.utils.loss import BboxLoss, v8DetectionLoss
+from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.metrics import bbox_iou
 
 from ..assign import TARGETS, Selection, rfla_assign, rfla_select
@@ -126,54 +126,6 @@ class RFLAAssigner(nn.Module):
         return target_labels, target_bboxes, target_scores, assigned >= 0, target_gt_idx
 
 
-NWD_SIDE = 12.8  # px; the constant C of the normalised Gaussian Wasserstein distance, arXiv 2110.13389
-
-
-class NWDBoxLoss(BboxLoss):
-    """Ultralytics' box loss with a share of CIoU replaced by the normalised Gaussian Wasserstein distance.
-
-    Args:
-        reg_max: Bins of the distribution focal loss.
-        share: Share of the Gaussian distance in the loss of the overlap, in [0, 1].
-    """
-
-    def __init__(self, reg_max: int, share: float) -> None:
-        super().__init__(reg_max)
-        self.share = share
-
-    def forward(
-        self,
-        pred_dist: Tensor,
-        pred_bboxes: Tensor,
-        anchor_points: Tensor,
-        target_bboxes: Tensor,
-        target_scores: Tensor,
-        target_scores_sum: Tensor,
-        fg_mask: Tensor,
-        imgsz: Tensor,
-        stride: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the blended loss of the overlap and the distribution focal loss; boxes in strides."""
-        loss_iou, loss_dfl = super().forward(
-            pred_dist,
-            pred_bboxes,
-            anchor_points,
-            target_bboxes,
-            target_scores,
-            target_scores_sum,
-            fg_mask,
-            imgsz,
-            stride,
-        )
-        positive = fg_mask.nonzero(as_tuple=True)
-        difference = (pred_bboxes[positive] - target_bboxes[positive]) * stride[positive[1]]
-        low, high = difference.float().chunk(2, -1)
-        squared = ((low + high) / 2).pow(2).sum(-1) + ((high - low) / 2).pow(2).sum(-1)
-        nwd = torch.exp(-(squared + 1e-7).sqrt() / NWD_SIDE)
-        loss_nwd = ((1 - nwd) * target_scores[positive].sum(-1)).sum() / target_scores_sum
-        return (1 - self.share) * loss_iou + self.share * loss_nwd, loss_dfl
-
-
 class RFLADetectionLoss(v8DetectionLoss):
     """Ultralytics' detection loss with `RFLAAssigner` in place of its assigner; everything else is Ultralytics'.
 
@@ -192,8 +144,6 @@ class RFLADetectionLoss(v8DetectionLoss):
     ) -> None:
         super().__init__(model, tal_topk, tal_topk2)
         config = config or RFLAConfig()
-        if config.nwd:
-            self.bbox_loss = NWDBoxLoss(detection_model(model).model[-1].reg_max, config.nwd).to(self.device)
         self.assigner: nn.Module = RFLAAssigner(self.nc, self.stride.tolist(), rf_sizes(model, config), config)
 
     def get_assigned_targets_and_loss(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -15,7 +14,6 @@ from ultralytics.utils.metrics import bbox_iou
 from rfla_yolo import RFLAConfig, RFLADetectionLoss, rfla_assign
 from rfla_yolo.assign import TARGETS
 from rfla_yolo.engine import RFLAAssigner, rf_sizes
-from rfla_yolo.engine.loss import NWDBoxLoss
 
 PAPER = RFLAConfig.take_from({"preset": "paper"})[0]
 GRID, STRIDES, RF = [(16, 12), (8, 6), (4, 3), (2, 2)], [4, 8, 16, 32], [11.5, 47.5, 119.5, 199.5]
@@ -91,26 +89,6 @@ class TestLoss:
         mine, theirs = loss(preds, batch), plain(preds, batch)
         assert torch.equal(mine[0], theirs[0])
         assert all(mine[0] > 0)
-
-    def test_share_of_the_gaussian_distance(self, model):
-        """Half way between CIoU alone and the Gaussian distance alone."""
-        batch = batch_of(ROWS)
-        preds = model(batch["img"])
-        box = [RFLADetectionLoss(model, RFLAConfig(target="hard", nwd=nwd))(preds, batch)[1] for nwd in (0, 0.5, 1)]
-        assert box[1]["box_loss"] == pytest.approx(float(box[0]["box_loss"] + box[2]["box_loss"]) / 2, rel=1e-5)
-        assert box[0]["dfl_loss"] == box[1]["dfl_loss"] == box[2]["dfl_loss"]
-
-    def test_gaussian_distance_by_hand(self):
-        """One positive of weight 0.5 on stride 4: centre 4 px off to the right, 6 px wider, equally high."""
-        predicted, target = torch.tensor([[[0.0, 0, 4, 2]]]), torch.tensor([[[-0.25, 0, 2.25, 2]]])
-        scores, stride = torch.tensor([[[0.5]]]), torch.tensor([[4.0]])
-        points, size = torch.tensor([[1.0, 1.0]]), torch.tensor([64.0, 64.0])
-        positive = torch.ones(1, 1, dtype=torch.bool)
-        got = NWDBoxLoss(16, 1.0)(
-            torch.zeros(1, 1, 64), predicted, points, target, scores, torch.tensor(1.0), positive, size, stride
-        )[0]
-        distance = math.sqrt(4**2 + (6 / 2) ** 2)
-        assert got == pytest.approx(0.5 * (1 - math.exp(-distance / 12.8)), rel=1e-4)
 
     @pytest.mark.parametrize("rows", [[], ROWS])
     def test_backward_is_finite(self, model, rows):
