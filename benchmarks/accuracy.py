@@ -53,7 +53,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "paper": PAPER,
     "grown30-tal": {**GROWN30, "target": "tal"},  # the default
     "grown30-hard": GROWN30,
-    "grown30-inside": {**GROWN30, "target": "tal", "select": "inside"},
     "grown30-wd": {**GROWN30, "target": "tal", "distance": "wd"},
     "grown30-trf-tal": {**PAPER, "topk_max": 30, "target": "tal"},
     "grown0-tal": {**GROWN30, "topk_max": 0, "target": "tal"},

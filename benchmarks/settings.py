@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import ROOT, environment, fill, write
-from benchmarks.fidelity import HEIGHT, WIDTH, hituav
+from benchmarks.fidelity import HEIGHT, MODELS, WIDTH, hituav
 from rfla_yolo import RFLAConfig
 from rfla_yolo.assign.resolve import box_area
 from rfla_yolo.engine import RFLAAssigner
+from tests.assign.oracle import anchors
 
-STRIDES = (4, 8, 16, 32)
+STRIDES, TRF = MODELS["yolov8n-p2, trf x 1/2"]
 GRID = [(HEIGHT // s, WIDTH // s) for s in STRIDES]
 SIZES = {"below 8 px": 8.0, "8 to 16": 16.0, "16 to 32": 32.0, "above 32": float("inf")}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -34,10 +35,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "`distance: wd`": {"distance": "wd"},
     "`conflict: smallest`": {"conflict": "smallest"},
     "`conflict: last`": {"conflict": "last"},
-    "`select: inside`": {"select": "inside"},
     "`rf_scale: 1.5`": {"rf_scale": 1.5},
     "`rf_scale: 3`": {"rf_scale": 3.0},
-    "`rf: trf`": {"rf": (11.5, 47.5, 119.5, 199.5)},
+    "`rf: trf`": {"rf": TRF},
 }
 
 
@@ -51,12 +51,7 @@ def assign(images: list[Tensor], settings: dict[str, Any]) -> list[Tensor]:
 
 def figures(images: list[Tensor], assigned: list[Tensor], default: list[Tensor]) -> dict[str, Any]:
     """Return the share of positives that are the default's, and by object size positives and their share inside."""
-    points = torch.cat(
-        [
-            torch.stack(torch.meshgrid(torch.arange(w) + 0.5, torch.arange(h) + 0.5, indexing="xy"), -1).view(-1, 2) * s
-            for (h, w), s in zip(GRID, STRIDES)
-        ]
-    )
+    points, _ = anchors(GRID, STRIDES)
     objects, positives, inside = torch.zeros(3, len(SIZES))
     same = either = 0
     for boxes, mine, theirs in zip(images, assigned, default):

@@ -8,7 +8,7 @@ from .candidates import CANDIDATES, Candidates, window_candidates
 from .distance import DISTANCES, kl_score, wd_score
 from .resolve import CONFLICTS, resolve_conflicts
 from .rfla import Selection, rfla_assign, rfla_select
-from .select import SELECTORS, select_inside, select_topk
+from .select import SELECTORS, select_topk
 from .targets import TARGETS, hard_targets, tal_targets
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "resolve_conflicts",
     "rfla_assign",
     "rfla_select",
-    "select_inside",
     "select_topk",
     "tal_targets",
     "wd_score",

@@ -157,8 +157,7 @@ def rfla_select(
         found = find(centers, grid_shapes, strides, k_max)
         scores = score_fn(found.dx, found.dy, w, h, rf).flatten(2)  # (B, G, N), N = levels * candidates
         valid = found.valid.flatten(2) & gt_mask.bool().unsqueeze(-1)
-        inside = ((found.dx.abs() < w / 2) & (found.dy.abs() < h / 2)).flatten(2)
-        return Selection(found.anchor.flatten(2), take(scores, inside, valid, k, k_max), scores)
+        return Selection(found.anchor.flatten(2), take(scores, valid, k, k_max), scores)
 
     k_max = max(topk[0], topk_max)
     k = (topk[0] * box_area(boxes).clamp(min=0).sqrt() / TOPK_SIDE).round().long().clamp(topk[0], k_max)

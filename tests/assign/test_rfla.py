@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
-from rfla_yolo.assign import CANDIDATES, DISTANCES, SELECTORS, Candidates, rfla_assign
+from rfla_yolo.assign import CANDIDATES, DISTANCES, Candidates, rfla_assign
 
 from .oracle import anchors, literal_assign, reference_assign
 
@@ -110,8 +110,7 @@ class TestAgainstOracle:
             got, literal_assign(boxes, all_real(boxes[None])[0], grid_shapes, strides, rf_sizes, **options)
         )
 
-    @pytest.mark.parametrize("select", sorted(SELECTORS))
-    def test_window_equals_dense_candidates(self, monkeypatch, select):
+    def test_window_equals_dense_candidates(self, monkeypatch):
         """The step "candidates" swapped for all anchors by naming it."""
 
         def dense(centers, grid_shapes, strides, k):
@@ -126,25 +125,10 @@ class TestAgainstOracle:
         boxes = torch.cat((corner, corner + torch.rand(2, 40, 2) * 30 + 1), -1)
         arguments = (boxes, all_real(boxes), [(25, 25)], [4], [9.0])
         for k in (1, 3, 9):
-            options = {"topk": (k, 1), "select": select}
+            options = {"topk": (k, 1)}
             assert torch.equal(
                 rfla_assign(*arguments, candidates="dense", **options), rfla_assign(*arguments, **options)
             )
-
-    def test_inside_takes_the_best_anchors_within_the_object(self):
-        torch.manual_seed(0)
-        corner = torch.rand(60, 2) * 56
-        boxes = torch.cat((corner, corner + torch.rand(60, 2) * 14 + 1), -1)
-        points, _ = anchors(P2_P5["grid_shapes"], P2_P5["strides"])
-        for box in boxes:  # one object an image: no conflicts
-            arguments = (box[None, None], torch.ones(1, 1, dtype=torch.bool))
-            taken, plain = (
-                rfla_assign(*arguments, **P2_P5, rf_sizes=TRF_HALF, topk=(3, 0), select=select)[0] >= 0
-                for select in ("inside", "topk")
-            )
-            within = ((points > box[:2]) & (points < box[2:])).all(-1)
-            assert torch.equal(taken, plain) if not within.any() else (taken <= within).all() and taken.any()
-            assert (plain & within <= taken).all()
 
 
 class TestProperties:
@@ -267,7 +251,7 @@ class TestProperties:
         ({"distance": "iou"}, "distance must be one of 'kl', 'wd', not 'iou'"),
         ({"conflict": "first"}, "conflict must be one of 'score', 'smallest', 'last', not 'first'"),
         ({"candidates": "all"}, "candidates must be one of 'window', not 'all'"),
-        ({"select": "all"}, "select must be one of 'topk', 'inside', not 'all'"),
+        ({"select": "all"}, "select must be one of 'topk', not 'all'"),
         ({"rf_sizes": [8.0]}, "must name the same levels, not 4, 4 and 1"),
         ({"gt_bboxes": torch.zeros(1, 4)}, r"gt_bboxes must have shape \(B, G, 4\), not \(1, 4\)"),
         ({"gt_mask": torch.ones(1, 2, dtype=torch.bool)}, r"gt_mask must have shape \(1, 1\), not \(1, 2\)"),
