@@ -14,17 +14,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor
+from ultralytics.nn.tasks import DetectionModel
 
 from benchmarks.common import ROOT, environment, fill, write
-from benchmarks.fidelity import HEIGHT, MODELS, WIDTH, hituav
+from benchmarks.fidelity import HEIGHT, WIDTH, hituav
 from rfla_yolo import RFLAConfig
-from rfla_yolo.assign.resolve import box_area
-from rfla_yolo.engine import RFLAAssigner
-from tests.assign.oracle import anchors
+from rfla_yolo.analysis.assignments import Levels, Tally, assign_rfla
+from rfla_yolo.analysis.figures import summarise
+from rfla_yolo.engine import RFLAAssigner, rf_sizes
+from rfla_yolo.engine.analysis import Sample
 
-STRIDES, TRF = MODELS["yolov8n-p2, trf x 1/2"]
-GRID = [(HEIGHT // s, WIDTH // s) for s in STRIDES]
-SIZES = {"below 8 px": 8.0, "8 to 16": 16.0, "16 to 32": 32.0, "above 32": float("inf")}
+SIZES = {"vt": "below 8 px", "t": "8 to 16", "s": "16 to 32", "m": "above 32"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "`topk: [3, 0]`, no stage 2": {"topk": (3, 0)},
@@ -37,49 +37,40 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "`conflict: last`": {"conflict": "last"},
     "`rf_scale: 1.5`": {"rf_scale": 1.5},
     "`rf_scale: 3`": {"rf_scale": 3.0},
-    "`rf: trf`": {"rf": TRF},
+    "`rf: trf`": {"rf": "trf"},
 }
 
 
-def assign(images: list[Tensor], settings: dict[str, Any]) -> list[Tensor]:
-    """Return the object of each anchor of every image, each (A,)."""
+def assign(model: DetectionModel, samples: list[Sample], settings: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """Return the object of each anchor of all images, (A,), and the figures of the analysis by object size."""
     config = RFLAConfig(**settings)
-    fields = [s * config.scale for s in STRIDES] if config.rf == "stride" else config.rf
-    assigner = RFLAAssigner(1, STRIDES, fields, config)
-    return [assigner.assign(boxes[None], torch.ones(1, len(boxes), dtype=torch.bool), GRID)[0] for boxes in images]
-
-
-def figures(images: list[Tensor], assigned: list[Tensor], default: list[Tensor]) -> dict[str, Any]:
-    """Return the share of positives that are the default's, and by object size positives and their share inside."""
-    points, _ = anchors(GRID, STRIDES)
-    objects, positives, inside = torch.zeros(3, len(SIZES))
-    same = either = 0
-    for boxes, mine, theirs in zip(images, assigned, default):
-        same += int(((mine == theirs) & (mine >= 0)).sum())
-        either += int(((mine >= 0) | (theirs >= 0)).sum())
-        size = torch.bucketize(box_area(boxes[None])[0].sqrt(), torch.tensor(list(SIZES.values())))
-        positive = mine >= 0
-        box, where = boxes[mine[positive]], points[positive]
-        within = ((where > box[:, :2]) & (where < box[:, 2:])).all(-1)
-        objects += torch.bincount(size, minlength=len(SIZES))
-        positives += torch.bincount(size[mine[positive]], minlength=len(SIZES))
-        inside += torch.bincount(size[mine[positive]], weights=within.float(), minlength=len(SIZES))
-    return {
-        "same": same / either,
-        "positives": (positives / objects).tolist(),
-        "inside": (inside / positives).tolist(),
-    }
+    levels = Levels(tuple(model.stride.tolist()), tuple(rf_sizes(model, config)), model.model[-1].reg_max)
+    assigner = RFLAAssigner(1, levels.strides, levels.rf_sizes, config)
+    tally, objects = Tally(levels), []
+    for sample in samples:
+        assigned = assign_rfla(sample, levels, assigner, conflicts=False)
+        tally.add(sample, assigned)
+        objects.append(assigned.gt)
+    sizes = summarise(tally)["sizes"]
+    return torch.cat(objects), {name: {key: sizes[name][key] for key in ("positives", "inside")} for name in SIZES}
 
 
 def main() -> None:
     """Assign under every variant and write."""
-    images = hituav()
-    default = assign(images, {})
-    rows = {name: figures(images, assign(images, settings), default) for name, settings in VARIANTS.items()}
-    write("settings", {**environment(0), "sizes": list(SIZES), "rows": rows})
-    lines = ["| setting | positives as by default | " + " | ".join(SIZES) + " |", "|---" * (len(SIZES) + 2) + "|"]
+    model = DetectionModel("yolov8n-p2.yaml", verbose=False)
+    image = torch.empty(3, HEIGHT, WIDTH, dtype=torch.uint8)  # only its size matters
+    samples = [Sample(boxes, torch.zeros(len(boxes), dtype=torch.long), image, "") for boxes in hituav()]
+    found = {name: assign(model, samples, settings) for name, settings in VARIANTS.items()}
+    default = found["default"][0]
+    rows = {}
+    for name, (objects, sizes) in found.items():
+        same = (objects == default)[(objects >= 0) | (default >= 0)].float().mean().item()
+        rows[name] = {"same": same, "sizes": sizes}
+    write("settings", {**environment(0), "rows": rows})
+    lines = ["| setting | positives as by default | " + " | ".join(SIZES.values()) + " |"]
+    lines.append("|---" * (len(SIZES) + 2) + "|")
     for name, row in rows.items():
-        cells = [f"{n:.1f}, {share:.0%}" for n, share in zip(row["positives"], row["inside"])]
+        cells = [f"{size['positives']:.1f}, {size['inside']:.0%}" for size in row["sizes"].values()]
         lines.append(f"| {name} | {row['same']:.1%} | " + " | ".join(cells) + " |")
     fill(ROOT / "docs" / "results.md", "settings", "\n".join(lines))
     print("\n".join(lines))
