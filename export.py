@@ -1,6 +1,6 @@
 """``python export.py --help``; the same as ``rfla-yolo export``."""
 
-from rfla_yolo.cli import export, run
+from rfla_yolo.cli import entry
 
 if __name__ == "__main__":
-    run(export)
+    entry("export")

@@ -1,6 +1,6 @@
 """``python train.py --help``; the same as ``rfla-yolo train``."""
 
-from rfla_yolo.cli import run, train
+from rfla_yolo.cli import entry
 
 if __name__ == "__main__":
-    run(train)
+    entry("train")

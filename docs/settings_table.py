@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import ROOT, fill
-from rfla_yolo.cli import rfla_flags
+from rfla_yolo.cli.parser import rfla_flags
 from rfla_yolo.config import SETTINGS
 
 

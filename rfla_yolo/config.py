@@ -157,7 +157,10 @@ def _read(file: Any) -> dict[str, Any]:
         path = resource_dir("cfg") / path
     if not path.is_file():
         raise FileNotFoundError(f"rfla_cfg: no such file: {file}")
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"rfla_cfg: {file} is no YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"rfla_cfg: {file}: expected 'name: value' lines, found {type(content).__name__}")
     try:

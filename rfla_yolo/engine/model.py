@@ -52,7 +52,13 @@ class RFLAYOLO(YOLO):
         return {**tasks, "detect": {**tasks["detect"], "trainer": RFLATrainer, "validator": RFLAValidator}}
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
-        """Train; named explicitly, the trainer is also used where Ultralytics would start its own command."""
+        """Train; named explicitly, the trainer is also used where Ultralytics would start its own command.
+
+        Raises:
+            ValueError: If ``data`` is a list, on which Ultralytics would train one model after the other.
+        """
+        if isinstance(kwargs.get("data"), (list, tuple)):
+            raise ValueError(f"data must be one dataset YAML, not {kwargs['data']!r}; train on each in its own run")
         return super().train(trainer=trainer or RFLATrainer, **kwargs)
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:

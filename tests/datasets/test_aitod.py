@@ -190,7 +190,7 @@ def test_killed_at_a_random_moment_and_started_again(tmp_path, seed):
 
     def command(out):
         arguments = [f"--{n}={tmp_path / n}" for n in ("aitod", "xview", "toolkit")]
-        code = "import sys; from rfla_yolo.cli import run, main; run(main)"
+        code = "import sys; from rfla_yolo.cli import entry; entry()"
         return [sys.executable, "-c", code, "data", "aitod", *arguments, f"--out={tmp_path / out}", "--workers=2"]
 
     def run(out):

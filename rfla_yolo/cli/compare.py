@@ -1,0 +1,34 @@
+"""``rfla-yolo compare``."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Sequence
+
+from .parser import Parser, add_areas
+
+
+def run(argv: Sequence[str]) -> None:
+    """Compare two models on the same ground truth, by a paired bootstrap."""
+    parser = Parser("compare", run.__doc__)
+    runs = "; several runs (seeds) by a quoted pattern: 'tal-*/predictions.json'"
+    parser.add_argument("first", help=f"detections of the first model{runs}")
+    parser.add_argument("second", help=f"detections of the second model{runs}")
+    parser.add_argument("--annotations", required=True, help="COCO ground truth")
+    parser.add_argument("--groups", help="regular expression on file names: images of one match are drawn together")
+    parser.add_argument("--resamples", type=int, default=2000, help="number of resamples [2000]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the resampling [0]")
+    parser.add_argument("--out", help="folder for comparison.json and a page with a picture")
+    add_areas(parser)
+    args = parser.parse(argv)
+    out = args.pop("out")
+    first, second = (sorted(glob.glob(side)) or [side] for side in (args.pop("first"), args.pop("second")))
+    from .. import evaluation
+
+    result = evaluation.compare(first, second, **args)
+    print(result.table())
+    if out:
+        page = result.plot(out)
+        (page.parent / "comparison.json").write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
+        print(f"Wrote {page} and comparison.json")

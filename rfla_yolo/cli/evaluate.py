@@ -1,0 +1,32 @@
+"""``rfla-yolo evaluate``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from .parser import Parser, add_areas, fail
+
+
+def run(argv: Sequence[str]) -> None:
+    """Evaluate a file of detections, COCO JSON: AP by object size and more."""
+    parser = Parser("evaluate", run.__doc__)
+    parser.add_argument("--annotations", required=True, help="COCO ground truth")
+    parser.add_argument("--predictions", required=True, help="COCO detections; images by id or file name")
+    parser.add_argument("--out", help="folder for metrics.json and a page of tables and pictures")
+    parser.add_argument("--images", help="folder of the images, to show the worst of them on the page")
+    add_areas(parser)
+    args = parser.parse(argv)
+    images, out = args["images"], args["out"]
+    if images and not Path(images).is_dir():
+        fail(f"--images: no such folder: {images}")
+    from .. import evaluation
+
+    result = evaluation.evaluate(args["annotations"], args["predictions"], areas=args["areas"])
+    print(result.table())
+    if out:
+        files = {image["id"]: Path(images, image["file_name"]) for image in result.images} if images else {}
+        page = result.plot(out, {i: file for i, file in files.items() if file.is_file()})
+        (page.parent / "metrics.json").write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
+        print(f"Wrote {page} and metrics.json")

@@ -1,0 +1,18 @@
+"""``rfla-yolo export``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..config import RFLAConfig
+from .parser import make_parser, take_weights
+
+
+def run(argv: Sequence[str]) -> None:
+    """Export a checkpoint; an ONNX file is run and compared with it."""
+    args = make_parser("export", run.__doc__).parse(argv)
+    weights = take_weights(args)
+    RFLAConfig.take_from(args)  # accepted everywhere, of no effect here
+    from ..engine import export_model
+
+    print(f"Wrote {export_model(weights, **args)}")

@@ -1,0 +1,221 @@
+"""What the commands share: flags made from Ultralytics' defaults and our settings, and errors of one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from ..config import SETTINGS, RFLAConfig, check_names, resource_dir
+
+DEFAULT_MODEL = "yolov8s-p2.yaml"
+RENAMED = {"half": "now --quantize 16", "int8": "now --quantize 8"}  # Ultralytics still takes them, with a warning
+
+
+class Flag(NamedTuple):
+    """One ``--flag`` of the commands: its default, its help and the heading it stands under."""
+
+    name: str
+    default: Any
+    text: str
+    heading: str
+
+    @property
+    def bare(self) -> bool:
+        """Whether the flag may stand without a value, for True."""
+        return isinstance(self.default, bool) or self.text.startswith("(bool")
+
+    @property
+    def several(self) -> bool:
+        """Whether the flag takes several words."""
+        return (
+            isinstance(self.default, list)
+            or self.name == "rf"
+            or re.match(r"\([^)]*(list|tuple)", self.text) is not None
+        )
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes ``--name value`` and ``name=value``, and whose errors are one line with the nearest flag."""
+
+    def __init__(self, command: str, description: str | None, **options: Any) -> None:
+        super().__init__(prog=f"rfla-yolo {command}", description=description, allow_abbrev=False, **options)
+
+    def parse(self, argv: Sequence[str]) -> dict[str, Any]:
+        """Return what was given on the command line, by argument name."""
+        known = [name[2:].replace("-", "_") for name in self._option_string_actions if name.startswith("--")]
+        words: list[str] = []
+        for i, word in enumerate(argv):
+            pair = re.match(r"(?:--)?([A-Za-z][\w-]*)=(.*)", word, re.DOTALL)
+            if pair and (word.startswith("--") or not (i and self._needs_value(argv[i - 1]))):
+                words += [self._flag(pair[1], known), pair[2]]
+            elif re.match(r"--no[-_]\w", word) and word[5:].replace("-", "_") in known:
+                words += [self._flag(word[5:], known), "False"]
+            elif re.match(r"--[A-Za-z]", word):
+                words.append(self._flag(word[2:], known))
+            elif i == 0 and not word.startswith("-") and all(action.option_strings for action in self._actions):
+                fail(f"expected --name value or name=value, found {word!r}")
+            else:
+                words.append(word)
+        args = vars(self.parse_args(words))
+        for action in self._actions:
+            path = args.get(action.dest)
+            if action.dest in {"project", "out"} and path is not None:
+                check_folder(action.dest, path)
+            elif action.metavar == "FILE" and path is not None:
+                check_folder(action.dest, Path(path).parent)
+        return args
+
+    def _needs_value(self, word: str) -> bool:
+        """Return whether the next word is this one's value, even if it looks like name=value."""
+        action = self._option_string_actions.get(word.replace("_", "-"))
+        return action is not None and action.nargs not in {0, "?"} and not getattr(action, "bare", False)
+
+    def _flag(self, name: str, known: Sequence[str]) -> str:
+        """Return the option of that name, written with dashes or underscores."""
+        try:
+            check_names("flag", [name.replace("-", "_")], known)
+        except ValueError as error:
+            fail(str(error).replace("_", "-"))
+        return f"--{name.replace('_', '-')}"
+
+    def error(self, message: str) -> NoReturn:
+        """End with one line instead of the usage."""
+        fail(f"{message}; see {self.prog} --help")
+
+
+def make_parser(command: str, description: str | None, several: Collection[str] = ()) -> Parser:
+    """Return the parser of a command: every argument of Ultralytics, from its own defaults, and our settings.
+
+    Args:
+        command: Name of the command.
+        description: What it does.
+        several: Flags that take several words here, beside those that always do.
+    """
+    usage = f"rfla-yolo {command} [--name value ...] [name=value ...]"
+    parser = Parser(command, description, usage=usage)
+    groups: dict[str, Any] = {}
+    for flag in [*rfla_flags(), *ultralytics_flags()]:
+        group = groups.get(flag.heading) or groups.setdefault(flag.heading, parser.add_argument_group(flag.heading))
+        names = [f"--{flag.name.replace('_', '-')}"] + (["--weights"] if flag.name == "model" else [])
+        group.add_argument(
+            *names,
+            dest=flag.name,
+            nargs="*",
+            action=_Store,
+            default=argparse.SUPPRESS,
+            metavar="",
+            help=f"{flag.text} [{flag.default}]".replace("%", "%%"),
+            bare=flag.bare,
+            several=flag.several or flag.name in several,
+        )
+    return parser
+
+
+class _Store(argparse.Action):
+    """Read a value as Ultralytics does: no value is True, several are a list."""
+
+    def __init__(self, *args: Any, bare: bool, several: bool, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.bare, self.several = bare, several
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        from ultralytics.cfg import smart_value
+
+        if not values and not self.bare:
+            fail(f"{option_string} needs a value")
+        if len(values) > 1 and not self.several:
+            fail(f"{option_string} takes one value, found {' '.join(values)!r}; put quotes around a value with spaces")
+        read = (
+            list(values) if self.dest in {"name", "project"} else [smart_value(value) for value in values or ["True"]]
+        )
+        value = read[0] if len(read) == 1 else read
+        setattr(namespace, self.dest, list(value) if isinstance(value, tuple) else value)
+
+
+def rfla_flags() -> list[Flag]:
+    """Return our settings with their explanations, from ``cfg/rfla.yaml``."""
+    defaults = RFLAConfig().to_dict()
+    texts = dict(_comments(resource_dir("cfg") / "rfla.yaml"))
+    flags = [Flag(name, defaults[name], texts[name][1], "RFLA settings") for name in SETTINGS]
+    preset = Flag("preset", None, "paper: the paper's literal form (cfg/paper.yaml)", "RFLA settings")
+    return [
+        *flags,
+        preset,
+        Flag("rfla_cfg", None, "YAML file with these settings; single flags win over it", "RFLA settings"),
+    ]
+
+
+def ultralytics_flags() -> list[Flag]:
+    """Return every argument of Ultralytics with its explanation, from its ``default.yaml``."""
+    from ultralytics.utils import DEFAULT_CFG_DICT, DEFAULT_CFG_PATH
+
+    texts = dict(_comments(Path(DEFAULT_CFG_PATH)))
+    ours = {"max_det": 3000}
+    flags = []
+    for name, default in DEFAULT_CFG_DICT.items():
+        heading, text = texts.get(name, ("Other", ""))
+        flags.append(Flag(name, ours.get(name, default), text, f"Ultralytics: {heading}"))
+    return flags + [Flag(name, False, text, "Ultralytics: Former names") for name, text in RENAMED.items()]
+
+
+def _comments(path: Path) -> list[tuple[str, tuple[str, str]]]:
+    """Return the comment of each ``name: value # comment`` line of a YAML file, with the heading above it."""
+    heading, found = "General", []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"(\w+):[^#]*# ?(.*)", line):
+            found.append((match[1], (heading, match[2])))
+        elif match := re.match(r"# ([\w./ ]+?)(?: (?:settings|-+).*)?$", line, re.IGNORECASE):
+            heading = match[1].strip().rstrip("-").strip()
+    return found
+
+
+def boolean(text: str) -> bool:
+    """Read True or False; the type of a flag that may also stand alone: ``nargs="?", const=True``."""
+    if text.lower() not in {"true", "false"}:
+        raise argparse.ArgumentTypeError(f"expected True or False, not {text!r}")
+    return text.lower() == "true"
+
+
+def add_areas(parser: argparse.ArgumentParser) -> None:
+    """Add ``--areas``, the size ranges of an evaluation."""
+
+    def areas(text: str) -> str | list[float]:
+        return [float(border) for border in text.split(",")] if text[:1].isdigit() else text
+
+    parser.add_argument("--areas", type=areas, default="aitod", help="aitod, coco, or borders in px: 0,8,16,32 [aitod]")
+
+
+def take_weights(args: dict[str, Any]) -> Any:
+    """Take the checkpoint out of the arguments: validating or exporting an untrained model is never meant."""
+    weights = args.pop("model", None) or fail("--weights is required: a checkpoint (.pt), or for val an exported .onnx")
+    if Path(str(weights)).suffix in {".yaml", ".yml"}:
+        fail(f"--weights must be a checkpoint (.pt) or an exported model, not the YAML {weights}")
+    return weights
+
+
+def need_data(args: dict[str, Any]) -> None:
+    """Fail unless a dataset is named."""
+    if not args.get("data"):
+        shipped = sorted(path.name for path in resource_dir("data").glob("*.yaml"))
+        fail("--data is required: the path of a dataset YAML, or the name of one of " + ", ".join(shipped))
+
+
+def check_folder(name: str, path: Any) -> None:
+    """Fail, before any work, where a folder to write to can be none."""
+    folder = Path(path).resolve()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir():
+        fail(f"--{name} must be a folder, but {existing} is a file")
+    if not os.access(existing, os.W_OK):
+        fail(f"--{name}: cannot write to {existing}")
+
+
+def fail(message: str) -> NoReturn:
+    """Print an error and end with status 1."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(1)

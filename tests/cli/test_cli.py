@@ -1,0 +1,219 @@
+"""Command lines: flags from Ultralytics' own defaults, one-line errors, and where files are looked for."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+from rfla_yolo import cli
+from rfla_yolo.cli.parser import Parser, boolean, make_parser
+from rfla_yolo.cli.train import resumed
+from rfla_yolo.config import SETTINGS, resource_dir
+
+
+def parse(*words):
+    return make_parser("train", "").parse(words)
+
+
+def error_of(capsys, command: tuple[str, ...], *words):
+    with pytest.raises(SystemExit) as stop, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["x", *words])
+        cli.entry(*command)
+    assert stop.value.code == 1
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err.strip()
+
+
+@pytest.mark.parametrize("command", ["train", "val", "export"])
+def test_every_argument_and_setting_is_a_flag(command, capsys):
+    with pytest.raises(SystemExit):
+        make_parser(command, "").parse(["--help"])
+    text = capsys.readouterr().out
+    for name in (*DEFAULT_CFG_DICT, *SETTINGS, "rfla_cfg", "weights"):
+        assert f"--{name.replace('_', '-')}" in text
+    for heading in ("RFLA settings", "Ultralytics: Train", "Ultralytics: Hyperparameters", "Ultralytics: Export"):
+        assert heading in text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--epochs", "3"], {"epochs": 3}),
+        (["--epochs=3", "--lr0=0.1"], {"epochs": 3, "lr0": 0.1}),
+        (["--close-mosaic", "0", "--rf_scale", "1"], {"close_mosaic": 0, "rf_scale": 1}),
+        (["--exist-ok"], {"exist_ok": True}),
+        (["--val", "False", "--time", "None"], {"val": False, "time": None}),
+        (["--topk", "3,1"], {"topk": [3, 1]}),
+        (["--topk", "3", "1"], {"topk": [3, 1]}),
+        (["--rf", "8", "16", "32"], {"rf": [8, 16, 32]}),
+        (["--batch", "-1"], {"batch": -1}),
+        (["--name", "001"], {"name": "001"}),
+        (["--weights", "best.pt"], {"model": "best.pt"}),
+        (["--classes", "[0,2]"], {"classes": [0, 2]}),
+        (["epochs=3", "data=my.yaml", "imgsz=800"], {"epochs": 3, "data": "my.yaml", "imgsz": 800}),
+        (["--exist-ok", "epochs=3", "--lr0", "0.1"], {"exist_ok": True, "epochs": 3, "lr0": 0.1}),
+        (["--imgsz", "160", "320", "batch=-1"], {"imgsz": [160, 320], "batch": -1}),
+        (["topk=3,1", "rf=8,16,32"], {"topk": [3, 1], "rf": [8, 16, 32]}),
+        (["name=epochs=3", "exist-ok=True"], {"name": "epochs=3", "exist_ok": True}),
+        (["--name", "epochs=3"], {"name": "epochs=3"}),
+        (["--no-amp", "--no_val", "plots=False"], {"amp": False, "val": False, "plots": False}),
+        (["--data", "my set.yaml"], {"data": "my set.yaml"}),
+        (["--half"], {"half": True}),
+    ],
+)
+def test_values(words, expected):
+    assert parse(*words) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epohcs", "3"], "error: unknown flag 'epohcs'; did you mean 'epochs'?"),
+        (["--rf-skale=1"], "error: unknown flag 'rf-skale'; did you mean 'rf-scale'?"),
+        (["epohcs=3"], "error: unknown flag 'epohcs'; did you mean 'epochs'?"),
+        (["--imgsz", "800", "epohcs=3"], "error: unknown flag 'epohcs'; did you mean 'epochs'?"),
+        (["demo.yaml"], "error: expected --name value or name=value, found 'demo.yaml'"),
+        (["--data", "my", "set.yaml"], "error: --data takes one value, found 'my set.yaml'; put quotes around"),
+        (["--data", "['a.yaml','b.yaml']", "--model", "yolov8n-p2.yaml"], "error: data must be one dataset YAML, not"),
+        (["--name", "my", "run"], "error: --name takes one value, found 'my run'; put quotes around"),
+        (["--data"], "error: --data needs a value"),
+        (["--name"], "error: --name needs a value"),
+        (["--epochs", "--data", "demo.yaml"], "error: --epochs needs a value"),
+        (["--resume", "--model", "yolov8n-p2.yaml"], "error: resume: yolov8n-p2.yaml is no checkpoint; give"),
+        (["--resume", "data.yaml"], "error: resume: data.yaml is no checkpoint; give"),
+        (
+            ["--data", "demo.yaml", "--project", __file__],
+            f"error: --project must be a folder, but {__file__} is a file",
+        ),
+        (["--data", "demo.yaml", "--project", f"{__file__}/runs"], "error: --project must be a folder, but"),
+        (["--data", "demo.yaml", "--rfla-cfg", __file__], "error: rfla_cfg: "),
+        (["--epochs", "3"], "error: --data is required"),
+        (["--data", "demo.yaml", "--topk", "0,1"], "error: topk must be two whole numbers"),
+        (["--data", "demo.yaml", "--decay", "2"], "error: decay must be in (0, 1], not 2"),
+        (["--data", "demo.yaml", "--rfla-cfg", "no.yaml"], "error: rfla_cfg: no such file: no.yaml"),
+        (["--data", "demo.yaml", "--model", "no.pt"], "error: model: no such file: no.pt"),
+        (["--data", "demo.yaml", "--model", "yolov8n-seg.yaml"], "error: model: yolov8n-seg.yaml is for 'segment'"),
+    ],
+)
+def test_errors_are_one_line(capsys, words, message):
+    assert error_of(capsys, ("train",), *words).startswith(message)
+
+
+@pytest.mark.parametrize("command", ["val", "export"])
+def test_weights_are_required(capsys, command):
+    assert error_of(capsys, (command,)).startswith("error: --weights is required")
+
+
+@pytest.mark.parametrize("command", ["val", "export"])
+@pytest.mark.parametrize("weights", ["yolov8n-p2.yaml", "data.yaml"])
+def test_a_yaml_is_no_checkpoint(capsys, command, weights):
+    expected = f"error: --weights must be a checkpoint (.pt) or an exported model, not the YAML {weights}"
+    assert error_of(capsys, (command,), "--weights", weights, "--data", "demo.yaml") == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["evaluate", "--predictions", "a.json"],
+            "error: the following arguments are required: --annotations; see rfla-",
+        ),
+        (["evaluate", "--prediction", "a.json"], "error: unknown flag 'prediction'; did you mean 'predictions'?"),
+        (["compare", "a.json"], "error: the following arguments are required: second, --annotations; see rfla-yolo"),
+        (["compare", "a.json", "b.json", "seed=x"], "error: argument --seed: invalid int value: 'x'; see rfla-yolo"),
+        (["data", "tile", "--sise", "9"], "error: unknown flag 'sise'; did you mean 'size'?"),
+        (["data", "tile", "data=a.yaml", f"out={__file__}"], "error: --out must be a folder, but"),
+        (["data", "merge", "predictions=a", "tiles=b", f"out={__file__}/a.json"], "error: --out must be a folder, but"),
+        (
+            ["analyze", "--erf", "perhaps"],
+            "error: argument --erf: expected True or False, not 'perhaps'; see rfla-yolo",
+        ),
+    ],
+)
+def test_errors_of_the_other_commands_are_one_line(capsys, words, message):
+    assert error_of(capsys, (), *words).startswith(message)
+
+
+@pytest.mark.parametrize("words", [["--no-difficult"], ["difficult=False"], ["--difficult", "False"]])
+def test_a_switch_takes_a_value_too(words):
+    parser = Parser("x", "")
+    parser.add_argument("--difficult", type=boolean, nargs="?", const=True, default=True)
+    assert parser.parse(words) == {"difficult": False}
+
+
+class TestEvaluation:
+    golden = Path(__file__).parents[1] / "evaluation" / "aitod-eval"
+
+    def test_evaluate(self, tmp_path, capsys):
+        files = ["--annotations", f"{self.golden}/single_gt.json", "--predictions", f"{self.golden}/single_dt.json"]
+        cli.main(["evaluate", *files, "--out", str(tmp_path / "report")])
+        written = json.loads((tmp_path / "report" / "metrics.json").read_text())
+        expected = json.loads((self.golden / "expected.json").read_text())["single"]
+        assert written["AP"] == pytest.approx(expected["AP"])
+        assert f"{100 * expected['AP']:.2f}" in capsys.readouterr().out
+        page = (tmp_path / "report" / "index.html").read_text()
+        for name in re.findall(r'src="([^"]+)"', page):
+            assert (tmp_path / "report" / name).stat().st_size > 5000
+        assert "http" not in page
+
+    def test_areas(self, capsys):
+        files = ["--annotations", f"{self.golden}/single_gt.json", "--predictions", f"{self.golden}/single_dt.json"]
+        cli.main(["evaluate", *files, "--areas", "0,10,20"])
+        assert "AP10-20" in capsys.readouterr().out
+
+    def test_compare_by_pattern(self, tmp_path, capsys):
+        for i in range(2):
+            shutil.copy(self.golden / "single_dt.json", tmp_path / f"a{i}.json")
+        shutil.copy(self.golden / "single_dt.json", tmp_path / "b.json")
+        files = [str(tmp_path / "a*.json"), str(tmp_path / "b.json"), "--annotations", f"{self.golden}/single_gt.json"]
+        cli.main(["compare", *files, "--resamples", "20", "--out", str(tmp_path / "out")])
+        assert json.loads((tmp_path / "out" / "comparison.json").read_text())["runs"] == [2, 1]
+        assert (tmp_path / "out" / "differences.png").is_file()
+        assert "runs 2 and 1" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ([f"out={__file__}"], "error: --out must be a folder, but"),
+            (["images=nowhere"], "error: --images: no such folder: nowhere"),
+        ],
+    )
+    def test_is_refused_before_any_work(self, words, message, capsys):
+        files = [f"annotations={self.golden}/single_gt.json", "predictions=no.json"]
+        assert error_of(capsys, ("evaluate",), *files, *words).startswith(message)
+
+    def test_missing_file(self, capsys):
+        words = ["evaluate", "--annotations", "no.json", "--predictions", "no.json"]
+        assert error_of(capsys, (), *words) == "error: annotations: no such file: no.json"
+
+
+def test_unknown_command(capsys):
+    assert error_of(capsys, (), "trian") == "error: unknown command 'trian'; did you mean 'train'?"
+
+
+def test_main_lists_the_commands(capsys):
+    cli.main([])
+    text = capsys.readouterr().out
+    assert all(name in text for name in cli.COMMANDS)
+
+
+def test_shipped_files():
+    names = {path.name for path in resource_dir("data").glob("*.yaml")}
+    assert {"aitod.yaml", "aitod-trainval.yaml", "aitodv2.yaml", "aitodv2-trainval.yaml", "demo.yaml"} <= names
+    assert (resource_dir("cfg") / "rfla.yaml").is_file()
+
+
+def test_resume_takes_the_latest_run(monkeypatch):
+    from ultralytics.utils import files
+
+    monkeypatch.setattr(files, "get_latest_run", lambda: "runs/last.pt")
+    assert resumed({"resume": True}) == {"model": "runs/last.pt", "resume": True}
+    assert resumed({"resume": "a.pt"}) == {"model": "a.pt", "resume": True}
+    assert resumed({"resume": True, "model": "b.pt"}) == {"model": "b.pt", "resume": True}
