@@ -29,6 +29,6 @@ def run(argv: Sequence[str]) -> None:
     result = evaluation.compare(first, second, **args)
     print(result.table())
     if out:
-        page = result.plot(out)
+        page = evaluation.write_comparison(result, out)
         (page.parent / "comparison.json").write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
         print(f"Wrote {page} and comparison.json")

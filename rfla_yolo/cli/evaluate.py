@@ -27,6 +27,6 @@ def run(argv: Sequence[str]) -> None:
     print(result.table())
     if out:
         files = {image["id"]: Path(images, image["file_name"]) for image in result.images} if images else {}
-        page = result.plot(out, {i: file for i, file in files.items() if file.is_file()})
+        page = evaluation.write_page(result, out, {i: file for i, file in files.items() if file.is_file()})
         (page.parent / "metrics.json").write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
         print(f"Wrote {page} and metrics.json")

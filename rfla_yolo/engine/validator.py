@@ -14,7 +14,7 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import LOGGER, nms, ops
 
 from ..config import FITNESS, RFLAConfig
-from ..evaluation import TABLE, Evaluation, evaluate, percent
+from ..evaluation import TABLE, Evaluation, evaluate, percent, write_page
 from .data import check_dataset, check_labels
 
 MAX_DET = 3000  # detections an image; Ultralytics' 300 cuts dense images, RFLA's configs keep 3000
@@ -92,7 +92,7 @@ class RFLAValidator(DetectionValidator):
             figures = {**self.evaluation.to_dict(), "ultralytics": {k: float(v) for k, v in stats.items()}}
             _write_json(self.save_dir / "metrics.json", figures, indent=2)
             if self.args.plots:
-                evaluation.plot(self.save_dir, {i: file for file, i in self._ground_truth["image_ids"].items()})
+                write_page(evaluation, self.save_dir, {i: file for file, i in self._ground_truth["image_ids"].items()})
             LOGGER.info(f"Wrote {self.save_dir}: metrics.json, predictions.json" + ", index.html" * self.args.plots)
         if figure := FITNESS[self.rfla.fitness]:
             stats["fitness"] = evaluation[figure] or 0.0  # undefined would count as a failed training

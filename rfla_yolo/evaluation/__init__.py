@@ -4,6 +4,7 @@ from .coco import TABLE, Evaluation, evaluate
 from .compare import Comparison, Difference, compare
 from .figures import percent
 from .matching import AITOD_AREAS, COCO_AREAS
+from .pages import write_comparison, write_page
 
 __all__ = [
     "AITOD_AREAS",
@@ -15,4 +16,6 @@ __all__ = [
     "compare",
     "evaluate",
     "percent",
+    "write_comparison",
+    "write_page",
 ]

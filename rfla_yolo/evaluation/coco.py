@@ -14,7 +14,6 @@ from .errors import error_breakdown
 from .figures import LRP, by_size, calibration, lrp, percent
 from .inputs import Inputs, Json, load_inputs
 from .matching import AITOD_AREAS, AT_50, COCO_AREAS, MAX_DETS, Areas, Floats, Matching, match
-from .pictures import write_page
 
 TABLE = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
@@ -66,15 +65,6 @@ class Evaluation:
             "objects": self.num_objects,
             "detections": self.num_detections,
         }
-
-    def plot(self, folder: str | Path, images: Mapping[Any, str | Path] | None = None) -> Path:
-        """Write a page of tables and pictures and return its path.
-
-        Args:
-            folder: Folder of the page.
-            images: Image files by image id, to show the worst images.
-        """
-        return write_page(self, folder, images)
 
     def table(self, names: Sequence[str] | None = None) -> str:
         """Return figures by class as a text table, in percent."""

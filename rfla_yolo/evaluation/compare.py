@@ -15,7 +15,6 @@ from .coco import mean_figures, resolve_areas
 from .figures import LRP_IOU, average_precision, percent
 from .inputs import Json, load_inputs
 from .matching import AT_50, IOU_THRESHOLDS, MAX_DETS, Areas, Bools, ClassMatches, Floats, Ints, Matching, match
-from .pictures import write_comparison
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,6 @@ class Comparison:
             "resamples": self.resamples,
             "seed": self.seed,
         }
-
-    def plot(self, folder: str | Path) -> Path:
-        """Write a page with the table and a picture of the intervals, and return its path."""
-        return write_comparison(self, folder)
 
     def table(self) -> str:
         """Return the differences as a text table, in points (percent)."""

@@ -24,7 +24,7 @@ class Inputs:
     Attributes:
         images: COCO images, ordered by id.
         annotations: Their objects.
-        categories: COCO categories, ordered by id.
+        categories: COCO categories, ordered by id, no two of one name.
         detections: Their detections, ids and boxes as COCO has them.
     """
 
@@ -67,9 +67,20 @@ def load_inputs(
     return Inputs(
         images=sorted((dict(i) for i in truth["images"] if i["id"] in kept), key=lambda image: image["id"]),
         annotations=objects,
-        categories=sorted((dict(c) for c in truth["categories"]), key=lambda category: category["id"]),
+        categories=_uniquely_named(sorted((dict(c) for c in truth["categories"]), key=lambda category: category["id"])),
         detections=[d for d in _checked_detections(found, truth, found_name) if d["image_id"] in kept],
     )
+
+
+def _uniquely_named(categories: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add its id to the name of every category that shares it with another, "ship (3)": figures are kept by name."""
+    for category in categories:
+        category["name"] = str(category.get("name", category["id"]))
+    while shared := {name for name, n in Counter(c["name"] for c in categories).items() if n > 1}:
+        for category in categories:
+            if category["name"] in shared:
+                category["name"] += f" ({category['id']})"
+    return categories
 
 
 def _check_truth(truth: Any, name: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rfla_yolo import evaluate
+from rfla_yolo import compare, evaluate
 from rfla_yolo.evaluation.coco import resolve_areas
 from rfla_yolo.evaluation.inputs import load_inputs
 
@@ -168,3 +168,27 @@ class TestBadTruth:
         gt = {**TestImagesByName.gt, "annotations": [{**TestImagesByName.gt["annotations"][0], "id": 0}]}
         detection = {"image_id": 7, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}
         assert evaluate(gt, [detection])["AP"] == pytest.approx(1)
+
+
+def test_two_categories_of_one_name_are_two_classes():
+    """As in pycocotools, which knows only their ids."""
+    gt, dt = load("single", "gt"), load("single", "dt")
+    ids = sorted(category["id"] for category in gt["categories"])
+    same = {**gt, "categories": [{"id": i, "name": "ship"} for i in ids]}
+    expected, result = evaluate(gt, dt), evaluate(same, dt)
+    assert list(result.per_class) == [f"ship ({i})" for i in ids]
+    assert (result.metrics, result.by_size, result.calibration) == (
+        expected.metrics,
+        expected.by_size,
+        expected.calibration,
+    )
+    assert result.errors == expected.errors
+    assert list(result.per_class.values()) == list(expected.per_class.values())
+    ours, theirs = (compare(dt[::2], dt, truth, resamples=20) for truth in (same, gt))
+    assert ours == theirs
+
+
+def test_names_that_only_look_alike_after_numbering():
+    categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}, {"id": 5, "name": "a (2)"}, {"id": 6}]
+    names = [c["name"] for c in load_inputs({"images": [], "annotations": [], "categories": categories}, []).categories]
+    assert names == ["a (1)", "a (2) (2)", "a (2) (5)", "6"]

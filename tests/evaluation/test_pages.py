@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rfla_yolo import evaluate
-from rfla_yolo.evaluation.pictures import _densest, _marks
+from rfla_yolo.evaluation import write_page
+from rfla_yolo.evaluation.pages import _densest, _marks
 
 from .test_coco import GOLDEN, box_set
 
@@ -20,7 +21,7 @@ def test_page(tmp_path):
     for image in result.images[:10]:
         files[image["id"]] = tmp_path / f"{image['id']}.png"
         cv2.imwrite(str(files[image["id"]]), np.full((800, 800), 90, np.uint8))
-    page = result.plot(tmp_path / "page", files).read_text()
+    page = write_page(result, tmp_path / "page", files).read_text()
     pictures = re.findall(r'src="([^"]+)"', page)
     assert pictures == ["size.png", "precision-recall.png", "errors.png", "calibration.png", "worst.png"]
     for name in pictures:
@@ -31,7 +32,7 @@ def test_page(tmp_path):
 
 def test_needs_details():
     with pytest.raises(ValueError, match="needs an evaluation with details=True"):
-        evaluate(*box_set([], []), details=False).plot("nowhere")
+        write_page(evaluate(*box_set([], []), details=False), "nowhere")
 
 
 @pytest.mark.parametrize(("threshold", "found", "missed", "false"), [(0.95, 0, 2, 0), (0.75, 1, 1, 1), (0.1, 2, 0, 1)])

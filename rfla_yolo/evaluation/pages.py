@@ -1,4 +1,4 @@
-"""The page of one evaluation: tables, and curves over object size, recall and score."""
+"""The pages of an evaluation and of a comparison: tables, and curves over object size, recall and score."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..report import Page
+from .coco import Evaluation
+from .compare import Comparison
 from .figures import percent
 from .matching import AT_50, IOU_THRESHOLDS, Floats, match
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from .coco import Evaluation
-    from .compare import Comparison
 
 WORST_IMAGES = 6
 WINDOW = 128  # px of an image that the sheet of the worst images magnifies
@@ -41,7 +40,7 @@ def write_page(evaluation: Evaluation, folder: str | Path, images: Mapping[Any, 
         ValueError: If the evaluation was made without details.
     """
     if not evaluation.calibration:
-        raise ValueError("plot needs an evaluation with details=True")
+        raise ValueError("write_page needs an evaluation with details=True")
     page = Page(folder, "Evaluation")
     counts = f"{len(evaluation.images)} images, {evaluation.num_objects} objects"
     page.text(f"{counts}, {evaluation.num_detections} detections. Figures in percent; a dash where undefined.")
