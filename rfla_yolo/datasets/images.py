@@ -1,0 +1,132 @@
+"""Opening and reading images the same way everywhere: upright, of any size, 8 bits a value."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageFile, ImageOps
+
+ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+TURNED_BY_OPENCV = ("JPEG", "MPO", "PNG")  # in every version; of others it depends
+OPENCV_LIMIT = 2**30  # px
+PILLOW_ONLY = ("AVIF", "HEIF")  # OpenCV does not turn them, or cannot read them at all
+WIDE_MODES = {"I": "int32", "F": "float32"}  # Pillow's modes of one value of more than 8 bits, beside I;16
+
+
+def open_image(path: Path) -> ImageFile.ImageFile:
+    """Open an image without decoding it, whatever its size; use as a context manager.
+
+    Pillow's own ``Image.open`` refuses pictures above 178,956,970 px as a possible attack, and Ultralytics replaces it
+    by one that tries to install a package for every file that is no image. Neither is wanted for a user's own data.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If it is no image.
+    """
+    Image.init()
+    with open(path, "rb") as file:
+        start = file.read(16)
+    formats: dict[str, Any] = Image.OPEN  # given a path, a format opens and closes the file itself
+    for factory, accepts in (formats[name] for name in Image.ID):
+        try:
+            answer = not accepts or accepts(start)
+            if answer and not isinstance(answer, str):  # a string says why the format is not supported here
+                opened: ImageFile.ImageFile = factory(str(path), str(path))
+                return opened
+        except (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error):
+            continue  # another format may know it
+    pixels = _decode(path)  # TIFFs of floats are beyond Pillow: say what they are
+    if pixels is not None and pixels.dtype != np.uint8:
+        raise ValueError(_too_deep(path, str(pixels.dtype)))
+    raise ValueError(f"{path}: is no image that can be read")
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return width and height of an image, px, as it is shown and trained on: upright by its EXIF orientation.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If it is no image.
+    """
+    with open_image(path) as image:
+        size: tuple[int, int] = image.size
+        if _orientation(image) not in ON_ITS_SIDE:
+            return size
+        if image.format in (*TURNED_BY_OPENCV, *PILLOW_ONLY):
+            return size[1], size[0]
+    height, width = read_image(path).shape[:2]
+    return width, height
+
+
+def check_depth(path: Path) -> None:
+    """Check by its header that an image holds 8 bits a value.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If it is no image, or holds more; names the type.
+    """
+    with open_image(path) as image:
+        if depth := image_depth(image):
+            raise ValueError(_too_deep(path, depth))
+
+
+def image_depth(image: ImageFile.ImageFile) -> str:
+    """Return the type of the values of an opened image where 8 bits do not hold them, else an empty string."""
+    if image.mode in WIDE_MODES or image.mode.startswith("I;16"):
+        return WIDE_MODES.get(image.mode, "uint16")
+    # colours of 16 bits are opened as 8: only how they are stored tells
+    stored = [a for tile in image.tile for a in (tile.args if isinstance(tile.args, tuple) else (tile.args,))]
+    if any(isinstance(a, str) and a.endswith((";16B", ";16L", ";16N")) for a in stored):
+        return "uint16"
+    if image.format == "PPM" and any(isinstance(a, int) and a > 255 for a in stored):
+        return "uint16"
+    return ""
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Return an image as BGR, (H, W, 3), upright by its EXIF orientation.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If it is no image or a damaged one, or holds more than 8 bits a value.
+    """
+    with open_image(path) as image:
+        if depth := image_depth(image):
+            raise ValueError(_too_deep(path, depth))
+        pixels = None
+        if image.format not in PILLOW_ONLY and image.width * image.height <= OPENCV_LIMIT:
+            pixels = _decode(path)
+        if pixels is None:
+            try:
+                pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[..., ::-1]
+            except (OSError, SyntaxError, ValueError, struct.error) as error:
+                raise ValueError(f"{path}: image cannot be read: {error}") from None
+    if pixels.dtype != np.uint8:
+        raise ValueError(_too_deep(path, str(pixels.dtype)))
+    return np.ascontiguousarray(pixels)
+
+
+def _decode(path: Path) -> NDArray[Any] | None:
+    """Decode by OpenCV from memory: reading by path fails for turned TIFFs, and for some names on Windows."""
+    content = np.fromfile(path, np.uint8)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    pixels: NDArray[Any] | None = cv2.imdecode(content, flags) if content.size else None
+    return pixels
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
+    try:
+        # a TIFF's own tags: Pillow takes the orientation out of what it shows as EXIF
+        tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else image.getexif()
+        return int((tags or {}).get(ExifTags.Base.Orientation, 1))
+    except (OSError, SyntaxError, TypeError, ValueError, struct.error):
+        return 1
+
+
+def _too_deep(path: Path, depth: str) -> str:
+    return f"{path}: holds {depth} values, which reading as 8 bits would cut; stretch them to 8 bits first"

@@ -1,0 +1,101 @@
+"""Opening and reading images: sizes as training sees them, and errors that name the file."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from ultralytics.data.utils import exif_size
+from ultralytics.utils.patches import imread
+
+from rfla_yolo.datasets.images import check_depth, image_size, open_image, read_image
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+
+
+def grey_png(width: int, height: int) -> bytes:
+    """A PNG of one grey, a bit a pixel, so that a huge one is small and quick."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    row = bytes(1 + (width + 7) // 8)
+    packed = zlib.compressobj(1)
+    data = b"".join(packed.compress(row) for _ in range(height)) + packed.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif", "avif"])
+def test_upright_as_ultralytics_reads_it(tmp_path, kind, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = tmp_path / f"ä.{kind}"
+    Image.fromarray(PIXELS).save(path, exif=exif)
+    size = image_size(path)
+    assert size == ((40, 60) if orientation > 4 else (60, 40))
+    with Image.open(path) as opened:
+        assert size == exif_size(opened)
+    picture = read_image(path)
+    assert picture.dtype == np.uint8 and picture.shape[1::-1] == size
+    assert np.array_equal(picture, imread(path))
+
+
+def test_grey_and_transparent_are_bgr(tmp_path):
+    for name, pixels in (("grey.png", PIXELS[..., 0]), ("alpha.png", np.dstack([PIXELS, PIXELS[..., :1]]))):
+        cv2.imwrite(str(tmp_path / name), pixels)
+        assert np.array_equal(read_image(tmp_path / name), cv2.imread(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("content", [b"", b"no image\n", b"\x89PNG\r\n\x1a\n", b"<html>"])
+def test_what_is_no_image_is_named(tmp_path, content):
+    path = tmp_path / "page.jpg"
+    path.write_bytes(content)
+    for read in (open_image, image_size, read_image, check_depth):
+        with pytest.raises(ValueError, match=r"page\.jpg: is no image"):
+            read(path)
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg"):
+        image_size(tmp_path / "none.jpg")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_half_an_image_is_refused(tmp_path, suffix):
+    path = tmp_path / f"half.{suffix}"
+    cv2.imwrite(str(path), PIXELS)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert image_size(path) == (60, 40)
+    with pytest.raises(ValueError, match=r"half\.\w+: image cannot be read"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("name", ["grey.png", "rgb.png", "rgba.png", "grey.tif", "rgb.tif", "rgb.ppm"])
+def test_sixteen_bits_are_refused_by_file_and_type(tmp_path, name):
+    wide = np.random.default_rng(0).integers(0, 65535, (40, 60, 4), dtype=np.uint16)
+    channels = {"grey": wide[..., 0], "rgb": wide[..., :3], "rgba": wide}[name.split(".")[0]]
+    cv2.imwrite(str(tmp_path / name), channels)
+    assert image_size(tmp_path / name) == (60, 40)
+    for read in (check_depth, read_image):
+        with pytest.raises(ValueError, match=rf"{name}: holds uint16 values"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_floats_are_refused_by_file_and_type(tmp_path, channels):
+    cv2.imwrite(str(tmp_path / "f.tif"), PIXELS[..., :channels].astype(np.float32))
+    for read in (check_depth, read_image):
+        with pytest.raises(ValueError, match=r"f\.tif: holds float32 values"):
+            read(tmp_path / "f.tif")
+
+
+def test_above_the_limit_of_pillow(tmp_path):
+    width, height = 20_000, 9_000  # 180 million px; Pillow's limit is 178,956,970
+    (tmp_path / "big.png").write_bytes(grey_png(width, height))
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / "big.png")
+    assert image_size(tmp_path / "big.png") == (width, height)
+    assert read_image(tmp_path / "big.png").shape == (height, width, 3)
