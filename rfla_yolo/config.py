@@ -9,20 +9,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from .assign import CANDIDATES, CONFLICTS, DISTANCES, SELECTORS, TARGETS
+from .assign import CONFLICTS, DISTANCES, TARGETS
 from .assign.rfla import check_decay, check_topk, check_topk_max, lookup
 
 ASSIGNERS = ("rfla", "tal")
 RF_SCALES = {"trf": 0.5, "erf": 0.5, "stride": 2.0}  # source of the receptive fields: its default scale
 PRESETS = ("paper",)  # cfg/{name}.yaml
+KEPT = "resume_with_rfla_yolo"  # where the arguments of a run keep the settings, see `RFLATrainer`
+RETIRED = {"candidates": "window", "select": "topk"}  # settings of 0.1 with one value, still in its files
 FITNESS = {"map": None, "aitod": "AP", "APt": "APt", "APvt": "APvt"}  # setting: figure of the evaluation
 
 
 @dataclass(frozen=True)
 class RFLAConfig:
     """Settings of the assignment and of the data checks; ``cfg/rfla.yaml`` says what each means and where it is from.
+
+    Scalars and arrays of NumPy become plain numbers and lists.
 
     Raises:
         ValueError: If a value is out of its range; the message names the setting, its value and what was expected.
@@ -42,8 +47,6 @@ class RFLAConfig:
     decay: float = 0.9
     distance: str = "kl"
     conflict: str = "score"
-    candidates: str = "window"
-    select: str = "topk"
     target: str = "tal"
     rf: str | tuple[float, ...] = "stride"
     rf_scale: float | None = None
@@ -51,6 +54,8 @@ class RFLAConfig:
     fitness: str = "map"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         if self.assigner not in ASSIGNERS:
             raise ValueError(f"assigner must be one of {', '.join(map(repr, ASSIGNERS))}, not {self.assigner!r}")
         check_topk(self.topk)
@@ -58,8 +63,6 @@ class RFLAConfig:
         check_decay(self.decay)
         lookup("distance", self.distance, DISTANCES)
         lookup("conflict", self.conflict, CONFLICTS)
-        lookup("candidates", self.candidates, CANDIDATES)
-        lookup("select", self.select, SELECTORS)
         lookup("target", self.target, TARGETS)
         lookup("fitness", self.fitness, FITNESS)
         if self.rf_scale is not None and not _is_positive(self.rf_scale):
@@ -91,11 +94,12 @@ class RFLAConfig:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> RFLAConfig:
-        """Build the settings from a mapping.
+        """Build the settings from a mapping, as `to_dict` or release 0.1 has written it.
 
         Raises:
             ValueError: If a name is unknown (the nearest one is named) or a value is out of its range.
         """
+        settings = _current(settings)
         check_names("setting", settings, SETTINGS)
         return cls(**settings)
 
@@ -104,7 +108,7 @@ class RFLAConfig:
         """Take this package's settings out of a mapping of arguments.
 
         In order of precedence: single settings, the file named by ``rfla_cfg``, the shipped file named by ``preset``,
-        settings that came with another trainer's arguments as one dict ``rfla``, the defaults.
+        settings that came with another trainer's arguments as one dict `KEPT`, the defaults.
 
         Args:
             overrides: Arguments by name; ours are removed.
@@ -116,7 +120,7 @@ class RFLAConfig:
             FileNotFoundError: If the file does not exist.
             ValueError: If a name is unknown or a value is out of its range.
         """
-        given = dict(overrides.pop("rfla", None) or {})
+        given = overrides.pop(KEPT, None) or {}
         file, preset = overrides.pop("rfla_cfg", None), overrides.pop("preset", None)
         explicit = _preset(preset) if preset else {}
         explicit |= _read(file) if file else {}
@@ -163,6 +167,7 @@ def _read(file: Any) -> dict[str, Any]:
         raise ValueError(f"rfla_cfg: {file} is no YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"rfla_cfg: {file}: expected 'name: value' lines, found {type(content).__name__}")
+    content = _current(content)
     try:
         check_names("setting", content, SETTINGS)
     except ValueError as error:
@@ -175,6 +180,20 @@ def _preset(name: Any) -> dict[str, Any]:
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {name!r}")
     return _read(resource_dir("cfg") / f"{name}.yaml")
+
+
+def _current(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the settings that are no longer there, where they have the one value that they had."""
+    return {name: value for name, value in settings.items() if (name, value) not in RETIRED.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Turn what NumPy made into the numbers and lists of Python; YAML and checkpoints hold no others."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_positive(value: Any) -> bool:

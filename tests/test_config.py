@@ -6,6 +6,7 @@ import dataclasses
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -44,6 +45,36 @@ def test_flags_win_over_file_and_file_over_defaults(tmp_path):
     assert (config.decay, config.topk, config.distance) == (0.7, (9, 0), "kl")
     assert set(given) == {"decay", "topk"}
     assert overrides == {"epochs": 3}
+
+
+def test_files_and_checkpoints_of_0_1_are_read(tmp_path):
+    """They name two settings that had one choice; any other value of them was never valid."""
+    old = {**RFLAConfig(decay=0.8).to_dict(), "candidates": "window", "select": "topk"}
+    assert RFLAConfig.from_dict(old) == RFLAConfig(decay=0.8)
+    (tmp_path / "rfla.yaml").write_text(yaml.safe_dump(old))
+    assert RFLAConfig.take_from({"rfla_cfg": tmp_path / "rfla.yaml"})[0] == RFLAConfig(decay=0.8)
+    with pytest.raises(ValueError, match="unknown setting 'select'"):
+        RFLAConfig.from_dict({**old, "select": "inside"})
+
+
+def test_numbers_of_numpy_become_plain(tmp_path):
+    config = RFLAConfig(
+        topk=np.array([2, 0]),
+        topk_max=np.int64(20),
+        decay=np.float64(0.9),
+        rf=[np.float32(4), np.int32(8)],
+        rf_scale=np.float32(2),
+        skip_bad_labels=np.True_,
+        fitness=np.str_("APt"),
+    )
+    expected = RFLAConfig(
+        topk=(2, 0), topk_max=20, decay=0.9, rf=(4.0, 8.0), rf_scale=2.0, skip_bad_labels=True, fitness="APt"
+    )
+    assert config == expected
+    config.save(tmp_path / "rfla.yaml")
+    assert RFLAConfig.take_from({"rfla_cfg": tmp_path / "rfla.yaml"})[0] == config
+    assert RFLAConfig(topk=(np.int64(3), np.int64(1))).to_dict()["topk"] == [3, 1]
+    assert RFLAConfig(rf=np.float64(8)).rf == (8.0,)
 
 
 def test_survives_a_file(tmp_path):

@@ -42,7 +42,8 @@ def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequenc
     but for those at equal distance, itself among them: four at most, left or right, above or below. With ``i * j - 4``
     of k or more it can neither be among the best k nor equal one of them, so only a star of anchors around the object
     is left: ``i * j <= k + 3``, and `ROOM` instead of 3 for scores that rounding makes equal, as beside a sliver of
-    1000:1. Memory is O(objects x levels x k log k) instead of O(objects x anchors).
+    1000:1. Memory is O(objects x levels x k log k) instead of O(objects x anchors), and never more than the finest
+    level on every level, however large k is.
 
     Args:
         centers: Object centres (x, y), px, (B, G, 2).
@@ -53,14 +54,15 @@ def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequenc
     Returns:
         The candidates.
     """
-    place = torch.arange(k + ROOM, device=centers.device)
+    height, width = ([shape[axis] for shape in grid_shapes] for axis in (0, 1))
+    down, across = (torch.arange(min(k + ROOM, max(sides)), device=centers.device) for sides in (height, width))
     stride = per_level(strides, centers)
     cells = centers.unsqueeze(-1) / stride  # (B, G, 2, L), in cells of each level
-    columns, col_valid, dx = _nearest(cells[:, :, 0], centers[..., :1], [w for _, w in grid_shapes], stride, place)
-    rows, row_valid, dy = _nearest(cells[:, :, 1], centers[..., 1:], [h for h, _ in grid_shapes], stride, place)
-    row, column = (axis.expand(*rows.shape[:-1], -1) for axis in _star(place))
+    columns, col_valid, dx = _nearest(cells[:, :, 0], centers[..., :1], width, stride, across)
+    rows, row_valid, dy = _nearest(cells[:, :, 1], centers[..., 1:], height, stride, down)
+    row, column = (axis.expand(*rows.shape[:-1], -1) for axis in _star(down, across, k + ROOM))
 
-    first, width = [0], [w for _, w in grid_shapes]
+    first = [0]
     for h, w in grid_shapes[:-1]:
         first.append(first[-1] + h * w)
     start = per_level(first, rows)[:, None]
@@ -69,19 +71,19 @@ def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequenc
     return Candidates(anchor.masked_fill(~valid, 0), valid, dx.gather(-1, column), dy.gather(-1, row))
 
 
-def _star(place: Tensor) -> tuple[Tensor, Tensor]:
+def _star(down: Tensor, across: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     """Return row and column of the candidates as places by nearness from 0, each (P,); nothing waits for the device."""
-    size = place.shape[0]
-    count = sum(size // i for i in range(1, size + 1))
-    inside = (place + 1)[:, None] * (place + 1) <= size
+    columns = across.shape[0]
+    count = sum(min(columns, limit // i) for i in range(1, down.shape[0] + 1))
+    inside = (down + 1)[:, None] * (across + 1) <= limit
     star = inside.flatten().long().argsort(descending=True, stable=True)[:count]
-    return star // size, star % size
+    return star // columns, star % columns
 
 
 def _nearest(
     cells: Tensor, center: Tensor, lengths: Sequence[int], stride: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return number, validity and distance of the nearest cells on one axis, in order, (B, G, L, k + ROOM)."""
+    """Return number, validity and distance of the nearest cells on one axis, in order, (B, G, L, places)."""
     length = per_level(lengths, offset)  # (L,)
     size = offset.shape[0]
     start = (cells - size / 2).round().long()

@@ -50,11 +50,6 @@ def highest_score(scores: Tensor, gt_bboxes: Tensor) -> Sequence[Tensor]:
     return scores, size_rank(gt_bboxes).unsqueeze(-1)
 
 
-def smallest_box(scores: Tensor, gt_bboxes: Tensor) -> Sequence[Tensor]:
-    """The smaller box wins, then the higher score."""
-    return -box_area(gt_bboxes).unsqueeze(-1), scores, size_rank(gt_bboxes).unsqueeze(-1)
-
-
 def box_area(gt_bboxes: Tensor) -> Tensor:
     """Return the area of the boxes, px^2, (B, G)."""
     return (gt_bboxes[..., 2] - gt_bboxes[..., 0]) * (gt_bboxes[..., 3] - gt_bboxes[..., 1])
@@ -73,4 +68,4 @@ def size_rank(gt_bboxes: Tensor) -> Tensor:
     return torch.zeros_like(gt_bboxes[..., 0]).scatter(1, order, -places.expand_as(order))
 
 
-CONFLICTS: dict[str, ConflictRule] = {"score": highest_score, "smallest": smallest_box, "last": last_index}
+CONFLICTS: dict[str, ConflictRule] = {"score": highest_score, "last": last_index}

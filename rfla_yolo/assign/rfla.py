@@ -159,11 +159,12 @@ def rfla_select(
         valid = found.valid.flatten(2) & gt_mask.bool().unsqueeze(-1)
         return Selection(found.anchor.flatten(2), take(scores, valid, k, k_max), scores)
 
-    k_max = max(topk[0], topk_max)
+    num_anchors = sum(rows * columns for rows, columns in grid_shapes)
+    k_max, k_later = (min(k, num_anchors) for k in (max(topk[0], topk_max), topk[1]))
     k = (topk[0] * box_area(boxes).clamp(min=0).sqrt() / TOPK_SIDE).round().long().clamp(topk[0], k_max)
     stages = [stage(rf, k, k_max)]
-    if topk[1]:
-        stages.append(stage(rf * decay, torch.full_like(k, topk[1]), topk[1]))
+    if k_later:
+        stages.append(stage(rf * decay, torch.full_like(k, k_later), k_later))
     return stages
 
 

@@ -78,7 +78,7 @@ class RFLAAssigner(nn.Module):
         return rfla_select(gt_bboxes, gt_mask, grid_shapes, self.strides, self.rf_sizes, **self._choices())
 
     def _choices(self) -> dict[str, Any]:
-        names = ("topk", "topk_max", "decay", "distance", "candidates", "select")
+        names = ("topk", "topk_max", "decay", "distance")
         return {name: getattr(self.config, name) for name in names}
 
     @torch.no_grad()
@@ -116,14 +116,21 @@ class RFLAAssigner(nn.Module):
         target_labels = gt_labels.squeeze(-1).long().clamp(min=0).gather(1, target_gt_idx)
         target_bboxes = gt_bboxes.gather(1, target_gt_idx.unsqueeze(-1).expand(-1, -1, 4))
 
-        def predictions() -> tuple[Tensor, Tensor]:
-            score = pd_scores.gather(2, target_labels.unsqueeze(-1)).squeeze(-1).float()
-            return score, bbox_iou(target_bboxes, pd_bboxes, xywh=False, CIoU=True).squeeze(-1).clamp(0)
+        # Listing the positives waits for the device, once; the loss that follows does so anyway. To gather the same
+        # number of candidates for every object would not wait, but compute many times as many overlaps.
+        fg_mask = assigned >= 0
+        image, anchor = fg_mask.nonzero(as_tuple=True)
+        labels = target_labels[image, anchor]
 
-        weight = TARGETS[self.config.target](assigned, num_gts, predictions)
+        def predictions() -> tuple[Tensor, Tensor]:
+            overlap = bbox_iou(target_bboxes[image, anchor], pd_bboxes[image, anchor], xywh=False, CIoU=True)
+            return pd_scores[image, anchor, labels].float(), overlap.squeeze(-1).clamp(0)
+
+        objects = image * num_gts + assigned[image, anchor]
+        weight = TARGETS[self.config.target](objects, batch * num_gts, predictions)
         target_scores = weight.new_zeros(batch, num_anchors, self.num_classes)
-        target_scores.scatter_(2, target_labels.unsqueeze(-1), weight.unsqueeze(-1))
-        return target_labels, target_bboxes, target_scores, assigned >= 0, target_gt_idx
+        target_scores[image, anchor, labels] = weight
+        return target_labels, target_bboxes, target_scores, fg_mask, target_gt_idx
 
 
 class RFLADetectionLoss(v8DetectionLoss):

@@ -61,8 +61,7 @@ def winner(claims, boxes, conflict):
         i, score = claim
         x1, y1, x2, y2 = boxes[i].tolist()
         area = float((boxes[i][2] - boxes[i][0]) * (boxes[i][3] - boxes[i][1]))
-        order = (-score, area) if conflict == "score" else (area, -score)
-        return (*order, area, x1, y1, x2, y2, i)
+        return (-score, area, x1, y1, x2, y2, i)
 
     return min(claims, key=key)[0]
 

@@ -52,11 +52,11 @@ def cases(draw):
     boxes = torch.tensor(rows, dtype=torch.float32).view(-1, 4)
     mask = torch.from_numpy(rng.random(len(boxes)) < 0.9)
     settings = {
-        "topk": (draw(st.integers(1, 16)), draw(st.integers(0, 3))),
-        "topk_max": draw(st.sampled_from([0, 0, 5, 10, 30])),
+        "topk": (draw(st.integers(1, 16)), draw(st.sampled_from([0, 1, 2, 3, 500]))),
+        "topk_max": draw(st.sampled_from([0, 0, 5, 10, 30, 10_000])),
         "decay": draw(st.sampled_from([0.5, 0.9, 1.0])),
         "distance": draw(st.sampled_from(sorted(DISTANCES))),
-        "conflict": draw(st.sampled_from(["score", "smallest", "last"])),
+        "conflict": draw(st.sampled_from(["score", "last"])),
     }
     return boxes, mask, grid_shapes, strides, rf_sizes, settings
 
@@ -136,7 +136,7 @@ class TestProperties:
     @given(cases(), st.randoms(use_true_random=False))
     def test_order_of_labels_does_not_matter(self, case, random):
         boxes, mask, grid_shapes, strides, rf_sizes, options = case
-        options["conflict"] = "smallest" if options["conflict"] == "last" else options["conflict"]
+        options["conflict"] = "score"
         order = list(range(len(boxes)))
         random.shuffle(order)
         order = torch.tensor(order, dtype=torch.long)
@@ -161,9 +161,8 @@ class TestProperties:
 
     def test_identical_boxes_go_to_the_lower_index(self):
         boxes = boxes_of([[10, 10, 20, 20], [10, 10, 20, 20]])
-        for conflict in ("score", "smallest"):
-            assigned = rfla_assign(boxes, all_real(boxes), **P2_P5, rf_sizes=TRF_HALF, conflict=conflict)
-            assert set(assigned.unique().tolist()) == {-1, 0}
+        assigned = rfla_assign(boxes, all_real(boxes), **P2_P5, rf_sizes=TRF_HALF)
+        assert set(assigned.unique().tolist()) == {-1, 0}
 
     def test_mirrored_boxes_of_equal_score_and_size(self):
         """Equal score, equal area, different place: neither index may decide."""
@@ -178,6 +177,14 @@ class TestProperties:
         boxes = boxes_of([[0, 0, 8, 8]])
         assigned = rfla_assign(boxes, all_real(boxes), [(2, 3)], [8], [8], topk=(100, 100))
         assert assigned.tolist() == [[0] * 6]
+
+    def test_candidates_are_bounded_by_the_anchors_there_are(self):
+        """However many anchors are allowed, no level has more candidates than the finest level has anchors."""
+        centers = torch.tensor([[[3.0, 5.0], [60.0, 30.0]]])
+        for k in (300, 100_000):
+            found = CANDIDATES["window"](centers, P2_P5["grid_shapes"], P2_P5["strides"], k)
+            assert found.anchor.shape == (1, 2, 4, 16 * 16)
+            assert found.valid.sum((-1, -2)).tolist() == [[256 + 64 + 16 + 4] * 2]
 
     def test_no_second_stage(self):
         """At 45 px the first stage is on P2 and a shrunk field of P3 fits better: without stage 2 P3 stays empty."""
@@ -219,7 +226,7 @@ class TestProperties:
         rfla_assign(boxes, all_real(boxes), **P2_P5, rf_sizes=TRF_HALF)
         assert torch.equal(boxes, copy)
 
-    @pytest.mark.parametrize("conflict", ["score", "smallest", "last"])
+    @pytest.mark.parametrize("conflict", ["score", "last"])
     def test_waits_for_no_device(self, conflict):
         """Under fake tensors ``.item()``, boolean indexing and every other read of a value raise."""
         with FakeTensorMode():
@@ -249,7 +256,7 @@ class TestProperties:
         ({"decay": 0}, r"decay must be in \(0, 1\], not 0"),
         ({"decay": 1.01}, "not 1.01"),
         ({"distance": "iou"}, "distance must be one of 'kl', 'wd', not 'iou'"),
-        ({"conflict": "first"}, "conflict must be one of 'score', 'smallest', 'last', not 'first'"),
+        ({"conflict": "first"}, "conflict must be one of 'score', 'last', not 'first'"),
         ({"candidates": "all"}, "candidates must be one of 'window', not 'all'"),
         ({"select": "all"}, "select must be one of 'topk', not 'all'"),
         ({"rf_sizes": [8.0]}, "must name the same levels, not 4, 4 and 1"),

@@ -13,7 +13,9 @@ from ultralytics.utils.metrics import bbox_iou
 
 from rfla_yolo import RFLAConfig, RFLADetectionLoss, rfla_assign
 from rfla_yolo.assign import TARGETS
-from rfla_yolo.engine import RFLAAssigner, rf_sizes
+from rfla_yolo.engine import RFLAAssigner, loss, rf_sizes
+
+from ..assign.oracle import anchors
 
 PAPER = RFLAConfig.take_from({"preset": "paper"})[0]
 GRID, STRIDES, RF = [(16, 12), (8, 6), (4, 3), (2, 2)], [4, 8, 16, 32], [11.5, 47.5, 119.5, 199.5]
@@ -39,11 +41,11 @@ ROWS = [[0, 1, 0.5, 0.5, 0.1, 0.1], [0, 2, 0.2, 0.3, 0.05, 0.08], [1, 0, 0.7, 0.
 
 class TestAssigner:
     def call(self, config, boxes, labels, mask, num_classes=3):
-        anchors = sum(h * w for h, w in GRID)
+        points, _ = anchors(GRID, STRIDES)
         generator = torch.Generator().manual_seed(0)
-        scores = torch.rand(len(boxes), anchors, num_classes, generator=generator)
-        corner = torch.rand(len(boxes), anchors, 2, generator=generator) * 40
-        predicted = torch.cat((corner, corner + 10), -1)
+        scores = torch.rand(len(boxes), len(points), num_classes, generator=generator)
+        reach = torch.rand(len(boxes), len(points), 4, generator=generator) * 12
+        predicted = torch.cat((points - reach[..., :2], points + reach[..., 2:]), -1)
         assigner = RFLAAssigner(num_classes, STRIDES, RF, config)
         out = assigner(scores, predicted, None, labels, boxes, mask, GRID)
         return scores, predicted, out
@@ -75,6 +77,31 @@ class TestAssigner:
             expected = align * iou.max() / (align.max() + 1e-9)
             assert torch.allclose(out[2][0, mine, int(labels[0, gt])], expected, atol=1e-6)
 
+    @pytest.mark.parametrize("target", sorted(TARGETS))
+    def test_targets_are_those_of_the_dense_form(self, target, monkeypatch):
+        """Overlaps at the positives alone give what overlaps at every anchor give."""
+        generator = torch.Generator().manual_seed(1)
+        corner = torch.rand(3, 20, 2, generator=generator) * 50
+        boxes = torch.cat((corner, corner + torch.rand(3, 20, 2, generator=generator) * 20 + 1), -1)
+        labels, mask = torch.randint(0, 3, (3, 20, 1), generator=generator).float(), torch.ones(3, 20, 1)
+        mask[1, 7:] = 0
+        seen = []
+        iou = lambda *args, **kwargs: seen.append(args[0].shape[0]) or bbox_iou(*args, **kwargs)  # noqa: E731
+        monkeypatch.setattr(loss, "bbox_iou", iou)
+        scores, predicted, out = self.call(RFLAConfig(target=target), boxes, labels, mask)
+        assert seen == ([int(out[3].sum())] if target == "tal" else [])
+        dense = out[3].float()
+        if target == "tal":
+            overlap = bbox_iou(out[1], predicted, xywh=False, CIoU=True).squeeze(-1).clamp(0) * out[3]
+            align = scores.gather(2, out[0][..., None]).squeeze(-1) ** 0.5 * overlap**6
+            best_align, best_overlap = (
+                torch.zeros(3, 20).scatter_reduce(1, out[4], x, "amax").gather(1, out[4]) for x in (align, overlap)
+            )
+            dense = align * best_overlap / (best_align + 1e-9)
+        expected = torch.zeros(3, dense.shape[1], 3).scatter_(2, out[0][..., None], dense[..., None])
+        assert torch.allclose(out[2], expected, rtol=1e-5, atol=0)
+        assert (expected > 0).sum() > 100
+
 
 class TestLoss:
     @pytest.mark.parametrize("target", sorted(TARGETS))
@@ -82,11 +109,11 @@ class TestLoss:
         """Ultralytics' own loss with our targets handed to it gives the same numbers."""
         batch = batch_of(ROWS)
         preds = model(batch["img"])
-        loss = RFLADetectionLoss(model, RFLAConfig(target=target))
+        ours = RFLADetectionLoss(model, RFLAConfig(target=target))
         shapes = [tuple(f.shape[2:]) for f in preds["feats"]]
         plain = v8DetectionLoss(model)
-        plain.assigner = lambda *args: loss.assigner(*args, grid_shapes=shapes)
-        mine, theirs = loss(preds, batch), plain(preds, batch)
+        plain.assigner = lambda *args: ours.assigner(*args, grid_shapes=shapes)
+        mine, theirs = ours(preds, batch), plain(preds, batch)
         assert torch.equal(mine[0], theirs[0])
         assert all(mine[0] > 0)
 
