@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.ops import xywh2xyxy
 from ultralytics.utils.tal import TaskAlignedAssigner
 
-from .data import check_dataset, check_labels
+from .data import build_checked, check_dataset
 
 WORKERS = 2  # processes that load images; a fixed number, because mosaic draws on what its process has loaded
 
@@ -66,8 +67,8 @@ def training_samples(
     data = check_dataset(data, "train")
     info = check_det_dataset(str(data))
     cfg = get_cfg(DEFAULT_CFG, {**arguments, "task": "detect", "data": str(data)})
-    dataset = build_yolo_dataset(cfg, info["train"], 1, info, mode="train" if augment else "val")
-    check_labels(dataset, skip_bad_labels)
+    build = partial(build_yolo_dataset, cfg, info["train"], 1, info, mode="train" if augment else "val")
+    dataset = build_checked(build, info["train"], info, cfg, skip_bad_labels)
     total = len(dataset)
     picked = np.linspace(0, total - 1, min(images, total)).round().astype(int).tolist()
     loader = DataLoader(_Seeded(dataset, picked, seed), batch_size=None, num_workers=WORKERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,33 +71,38 @@ def list_images(data: Any) -> tuple[list[str], dict[str, list[tuple[Path, Path]]
     info = check_det_dataset(str(check_dataset(data, "train", "val")))
     found: dict[str, list[tuple[Path, Path]]] = {}
     for split in ("train", "val", "test"):
-        sources = info.get(split) or []
-        images: list[str] = []
-        for source in [sources] if isinstance(sources, str) else sources:
-            path = Path(source)
-            if path.is_dir():
-                images += [str(file) for file in sorted(path.rglob("*")) if file.suffix[1:].lower() in IMG_FORMATS]
-            elif path.is_file():
-                lines = path.read_text(encoding="utf-8").split("\n")
-                images += [str(path.parent / line) if line.startswith("./") else line for line in lines if line.strip()]
+        images = _find_images(info.get(split) or [])
         if images:
             found[split] = [(Path(image), Path(label)) for image, label in zip(images, img2label_paths(images))]
     return [str(name) for _, name in sorted(info["names"].items())], found
 
 
-def check_labels(dataset: YOLODataset, skip_bad_labels: bool) -> YOLODataset:
-    """Fail where Ultralytics has dropped images because of their labels, and say why.
+def build_checked(
+    build: Callable[[], YOLODataset], images: str | list[str], data: dict[str, Any], args: Any, skip_bad_labels: bool
+) -> YOLODataset:
+    """Let Ultralytics build a dataset; fail where it has dropped images because of their labels, and say why.
 
     Args:
-        dataset: The dataset as Ultralytics has read it.
-        skip_bad_labels: Warn instead, and go on without these images.
+        build: Builds the dataset.
+        images: Folders of images or lists of them, that the dataset is built from.
+        data: What Ultralytics has read of the dataset's YAML.
+        args: Ultralytics' arguments.
+        skip_bad_labels: Warn of dropped images instead, and go on without them.
 
     Returns:
-        The same dataset.
+        The dataset.
 
     Raises:
-        ValueError: If images were dropped; lists files, lines and values.
+        ValueError: If images were dropped, lists files, lines and values; where none is left in any case.
     """
+    num_classes = 1 if args.single_cls else len(data["names"])
+    try:
+        dataset = build()
+    except RuntimeError as error:  # what Ultralytics raises where it has dropped every image
+        if "No valid images found" not in str(error):
+            raise
+        dropped = [image for image in _find_images(images) if f"{image}: " in str(error)]
+        raise ValueError(f"{_explain(dropped, num_classes)}\nNo other image is left in {images}") from None
     if len(dataset.im_files) == len(dataset.label_files):
         return dataset
     state = random.getstate()  # listing the files samples some to time them: the augmentation must not notice
@@ -104,17 +110,34 @@ def check_labels(dataset: YOLODataset, skip_bad_labels: bool) -> YOLODataset:
     random.setstate(state)
     kept = set(dataset.im_files)
     dropped = [file for file in listed if file not in kept]
-    num_classes = 1 if dataset.single_cls else len(dataset.data["names"])
-    lines = []
-    for image, label in list(zip(dropped, img2label_paths(dropped)))[:LISTED]:
-        if not Path(image).is_file():
-            lines.append(f"{image}: no such image")
-        else:
-            lines.append(explain_label_file(Path(label), num_classes) or f"{image}: image cannot be read")
-    if len(dropped) > LISTED:
-        lines.append(f"... and {len(dropped) - LISTED} more")
-    message = f"{len(dropped)} images cannot be used because of bad labels or files:\n  " + "\n  ".join(lines)
+    message = _explain(dropped, num_classes)
     if not skip_bad_labels:
         raise ValueError(f"{message}\nMend them, or go on without these images by --skip-bad-labels")
     LOGGER.warning(message)
     return dataset
+
+
+def _find_images(sources: str | list[str]) -> list[str]:
+    """Return the images of folders and lists of images, as Ultralytics finds them."""
+    images: list[str] = []
+    for source in [sources] if isinstance(sources, str) else sources:
+        path = Path(source)
+        if path.is_dir():
+            images += [str(file) for file in sorted(path.rglob("*")) if file.suffix[1:].lower() in IMG_FORMATS]
+        elif path.is_file():
+            lines = path.read_text(encoding="utf-8").split("\n")
+            images += [str(path.parent / line) if line.startswith("./") else line for line in lines if line.strip()]
+    return images
+
+
+def _explain(images: list[str], num_classes: int) -> str:
+    """Say that these images cannot be used and why, a line each for the first of them."""
+    lines = []
+    for image, label in list(zip(images, img2label_paths(images)))[:LISTED]:
+        if not Path(image).is_file():
+            lines.append(f"{image}: no such image")
+        else:
+            lines.append(explain_label_file(Path(label), num_classes) or f"{image}: image cannot be read")
+    if len(images) > LISTED:
+        lines.append(f"... and {len(images) - LISTED} more")
+    return f"{len(images)} images cannot be used because of bad labels or files:\n  " + "\n  ".join(lines)

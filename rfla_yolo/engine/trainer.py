@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from functools import partial
 from typing import Any
 
 import ultralytics
@@ -11,7 +12,7 @@ from ultralytics.nn.modules import Detect
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 
 from ..config import RFLAConfig
-from .data import check_dataset, check_labels
+from .data import build_checked, check_dataset
 from .loss import RFLADetectionLoss
 from .positives import PositiveCounter
 from .receptive_field import detection_model
@@ -69,7 +70,8 @@ class RFLATrainer(DetectionTrainer):
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
         """Build the dataset and check that all of its labels can be used."""
-        return check_labels(super().build_dataset(img_path, mode, batch), self.rfla.skip_bad_labels)
+        build = partial(super().build_dataset, img_path, mode, batch)
+        return build_checked(build, img_path, self.data, self.args, self.rfla.skip_bad_labels)
 
     def get_validator(self) -> RFLAValidator:
         """Return the validator, whose arguments are Ultralytics' alone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ultralytics.utils import LOGGER, nms, ops
 
 from ..config import FITNESS, RFLAConfig
 from ..evaluation import TABLE, Evaluation, evaluate, percent, write_page
-from .data import check_dataset, check_labels
+from .data import build_checked, check_dataset
 
 MAX_DET = 3000  # detections an image; Ultralytics' 300 cuts dense images, RFLA's configs keep 3000
 MAX_NMS = 30000  # boxes an image that enter non-maximum suppression, Ultralytics' value
@@ -48,7 +49,8 @@ class RFLAValidator(DetectionValidator):
 
     def build_dataset(self, img_path: str, mode: str = "val", batch: int | None = None) -> Any:
         """Build the dataset and check that all of its labels can be used."""
-        return check_labels(super().build_dataset(img_path, mode, batch), self.rfla.skip_bad_labels)
+        build = partial(super().build_dataset, img_path, mode, batch)
+        return build_checked(build, img_path, self.data, self.args, self.rfla.skip_bad_labels)
 
     def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:
         """Apply non-maximum suppression without Ultralytics' time limit, which drops detections on a busy machine."""
