@@ -33,7 +33,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "`topk_max: 0`": {"topk_max": 0},
     "`decay: 0.5`": {"decay": 0.5},
     "`distance: wd`": {"distance": "wd"},
-    "`conflict: smallest`": {"conflict": "smallest"},
     "`conflict: last`": {"conflict": "last"},
     "`rf_scale: 1.5`": {"rf_scale": 1.5},
     "`rf_scale: 3`": {"rf_scale": 3.0},

@@ -154,20 +154,31 @@ def resource_dir(kind: str) -> Path:
     return package / kind if (package / kind).is_dir() else package.parent / kind
 
 
-def _read(file: Any) -> dict[str, Any]:
-    """Read settings from a YAML file; one given by name alone is also looked for among the shipped ones."""
+def read_yaml(argument: str, file: Any) -> dict[str, Any]:
+    """Read the ``name: value`` lines of the YAML file that an argument names.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If its content is something else.
+    """
     path = Path(file)
-    if not path.is_file() and path.parent == Path():
-        path = resource_dir("cfg") / path
     if not path.is_file():
-        raise FileNotFoundError(f"rfla_cfg: no such file: {file}")
+        raise FileNotFoundError(f"{argument}: no such file: {file}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"rfla_cfg: {file} is no YAML file: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{argument}: {file} is no YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"rfla_cfg: {file}: expected 'name: value' lines, found {type(content).__name__}")
-    content = _current(content)
+        raise ValueError(f"{argument}: {file}: expected 'name: value' lines, found {type(content).__name__}")
+    return content
+
+
+def _read(file: Any) -> dict[str, Any]:
+    """Read settings from a YAML file; one given by name alone is also looked for among the shipped ones."""
+    path = Path(file)
+    if not path.is_file() and path.parent == Path() and (resource_dir("cfg") / path).is_file():
+        path = resource_dir("cfg") / path
+    content = _current(read_yaml("rfla_cfg", path))
     try:
         check_names("setting", content, SETTINGS)
     except ValueError as error:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from ..config import SETTINGS, RFLAConfig, check_names, resource_dir
+from ..config import SETTINGS, RFLAConfig, check_names, read_yaml, resource_dir
 
 DEFAULT_MODEL = "yolov8s-p2.yaml"
 RENAMED = {"half": "now --quantize 16", "int8": "now --quantize 8"}  # Ultralytics still takes them, with a warning
@@ -62,6 +62,10 @@ class Parser(argparse.ArgumentParser):
             else:
                 words.append(word)
         args = vars(self.parse_args(words))
+        if file := args.pop("cfg", None):  # arguments that single flags win over, as in Ultralytics' own commands
+            given = {name: value for name, value in read_yaml("cfg", file).items() if value is not None}
+            given.pop("save_dir", None)  # in the args.yaml of a run: the folder of that run, which would be overwritten
+            args = {**given, **args}
         for action in self._actions:
             path = args.get(action.dest)
             if action.dest in {"project", "out"} and path is not None:

@@ -20,7 +20,7 @@ def run(argv: Sequence[str]) -> None:
     if demo:
         args = {**DEMO, **args}
     resume = args.get("resume")
-    if not resume and not args.get("cfg"):
+    if not resume:
         need_data(args)
     from ..engine import RFLAYOLO
 

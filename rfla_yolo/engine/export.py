@@ -32,12 +32,15 @@ def export_model(weights: str | Path, image: str | Path | None = None, **kwargs:
     """
     from .model import RFLAYOLO
 
-    file = Path(RFLAYOLO(weights).export(**kwargs))
+    model = RFLAYOLO(weights)
+    file = Path(model.export(**kwargs))
     options = get_cfg(overrides=dict(kwargs))
     if file.suffix != ".onnx":
         return file
-    if options.nms is not None:
-        LOGGER.info("The ONNX file selects the boxes itself: not compared with torch, whose outputs are raw")
+    one_to_one = options.nms is False and getattr(model.model.model[-1], "one2one_cv2", None) is not None
+    if options.nms or one_to_one:
+        part = "its one-to-one head" if one_to_one else "non-maximum suppression in it"
+        LOGGER.info(f"Not compared with torch: the ONNX file selects the boxes, by {part}, and gives no raw outputs")
         return file
     boxes, scores = compare_onnx(weights, file, image or ASSETS / "bus.jpg")
     LOGGER.info(f"ONNX Runtime against torch: boxes differ by at most {boxes:.2e} of the image, scores by {scores:.2e}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ultralytics import YOLO
+from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
 
 from .trainer import RFLATrainer
@@ -55,8 +56,11 @@ class RFLAYOLO(YOLO):
         """Train; named explicitly, the trainer is also used where Ultralytics would start its own command.
 
         Raises:
-            ValueError: If ``data`` is a list, on which Ultralytics would train one model after the other.
+            ValueError: If ``data`` is a list, on which Ultralytics would train one model after the other, or if there
+                is nothing to resume, where it would train anew.
         """
+        if kwargs.get("resume") is True:  # by name, the trainer checks it
+            kwargs["resume"] = str(self.ckpt_path or self.model_name)
         if isinstance(kwargs.get("data"), (list, tuple)):
             raise ValueError(f"data must be one dataset YAML, not {kwargs['data']!r}; train on each in its own run")
         return super().train(trainer=trainer or RFLATrainer, **kwargs)
@@ -67,7 +71,22 @@ class RFLAYOLO(YOLO):
 
     def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
         """Predict, with room for dense images."""
-        return super().predict(source, stream, predictor, **{"max_det": MAX_DET, **kwargs})
+        return super().predict(source, stream, predictor, **{"max_det": self._max_det(), **kwargs})
+
+    def export(self, **kwargs: Any) -> str:
+        """Export, with room for dense images where the file selects the boxes itself."""
+        self._check_is_pytorch_model()
+        if not kwargs.get("dynamic"):  # one size of image: there are no more boxes than anchors
+            strides = self.model.stride.tolist()
+            imgsz = kwargs.get("imgsz") or self.model.args["imgsz"]
+            height, width = check_imgsz(imgsz, stride=int(max(strides)), min_dim=2)
+            anchors = sum(int(height / stride) * int(width / stride) for stride in strides)
+            kwargs.setdefault("max_det", min(self._max_det(), anchors))
+        return super().export(**{"max_det": self._max_det(), **kwargs})
+
+    def _max_det(self) -> int:
+        """Return the limit of detections an image that holds where a call gives none."""
+        return self.overrides.get("max_det", MAX_DET)
 
     def tune(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: Ultralytics' tuner starts its own command, which would train with TAL in silence."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from copy import copy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ultralytics
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.modules import Detect
+from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
+from ultralytics.utils.files import get_latest_run
 
-from ..config import RFLAConfig
+from ..config import KEPT, RFLAConfig
 from .data import build_checked, check_dataset
 from .loss import RFLADetectionLoss
 from .positives import PositiveCounter
@@ -51,21 +54,26 @@ class RFLATrainer(DetectionTrainer):
         if not overrides.get("resume") and overrides.get("data"):
             overrides["data"] = check_dataset(overrides["data"], "train", overrides.get("split", "val"))
         super().__init__(cfg, overrides, _callbacks)
-        self.args.rfla = self.rfla.to_dict()  # after args.yaml is written; workers and checkpoints take it from here
+        # After args.yaml is written; workers and checkpoints take it from here. Plain Ultralytics would resume with its
+        # own assigner, but refuses the checkpoint of an interrupted run for this argument, whose name says what to do.
+        setattr(self.args, KEPT, self.rfla.to_dict())
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
         """Restore the settings of the interrupted run along with its arguments."""
+        resume = self.args.resume
+        if resume:
+            check_interrupted(resume if isinstance(resume, (str, Path)) else get_latest_run())
         super().check_resume(overrides)
-        if not self.resume:
+        if not resume:
             return
-        stored = getattr(self.args, "rfla", None)
+        arguments = self.args.__dict__  # args.yaml is written from them next, without the settings
+        stored = arguments.pop(KEPT, None) or arguments.pop("rfla", None)  # "rfla" was the name in release 0.1
         if stored is None:
             raise ValueError(
                 f"resume: {self.args.model} was not trained by rfla-yolo; resume it with plain Ultralytics"
             )
         if self._given:
             LOGGER.warning(f"Resume ignores {self._given}, using checkpoint values. Start a new run to change them.")
-        del self.args.rfla  # args.yaml is written next
         self.rfla = RFLAConfig.from_dict(stored)
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
@@ -76,7 +84,7 @@ class RFLATrainer(DetectionTrainer):
     def get_validator(self) -> RFLAValidator:
         """Return the validator, whose arguments are Ultralytics' alone."""
         args = copy(self.args)
-        del args.rfla
+        delattr(args, KEPT)
         validator = RFLAValidator(self.test_loader, save_dir=self.save_dir, args=args, _callbacks=self.callbacks)
         validator.rfla = self.rfla
         return validator
@@ -109,6 +117,27 @@ class RFLATrainer(DetectionTrainer):
     def save_metrics(self, metrics: dict[str, Any]) -> None:
         """Add the epoch's positives per object to ``results.csv``."""
         super().save_metrics({**metrics, **self._positives.read()})
+
+
+def check_interrupted(file: str | Path) -> None:
+    """Raise an error unless a training can be resumed from this file.
+
+    Raises:
+        FileNotFoundError: If there is no such file; Ultralytics would resume its latest run instead.
+        ValueError: If it is no checkpoint, or the training has come to its end.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"resume: no such file: {file}" if file else "resume: found no run to resume")
+    try:
+        _, checkpoint = load_checkpoint(file)
+    except Exception as error:
+        raise ValueError(f"resume: {file} is no Ultralytics checkpoint ({type(error).__name__}: {error})") from error
+    epoch, epochs = checkpoint.get("epoch", -1), (checkpoint.get("train_args") or {}).get("epochs", 0)
+    if epoch < 0 or epoch + 1 >= epochs or checkpoint.get("optimizer") is None:
+        raise ValueError(
+            f"resume: the run of {file} has finished, there is nothing to resume; "
+            f"to go on from its weights, train with model={file} and without resume"
+        )
 
 
 def check_head(model: Any) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from rfla_yolo import cli
+from rfla_yolo import cli, engine
 from rfla_yolo.cli.parser import Parser, boolean, make_parser
 from rfla_yolo.cli.train import resumed
 from rfla_yolo.config import SETTINGS, resource_dir
@@ -208,6 +208,63 @@ def test_shipped_files():
     names = {path.name for path in resource_dir("data").glob("*.yaml")}
     assert {"aitod.yaml", "aitod-trainval.yaml", "aitodv2.yaml", "aitodv2-trainval.yaml", "demo.yaml"} <= names
     assert (resource_dir("cfg") / "rfla.yaml").is_file()
+
+
+class TestCfg:
+    """A file of Ultralytics' arguments, such as the args.yaml of a run."""
+
+    def test_holds_the_data(self, tmp_path, monkeypatch):
+        file = tmp_path / "my.yaml"
+        file.write_text("data: demo.yaml\nmodel: yolov8n-p2.yaml\ntopk: [9, 1]\nepochs: 7\nsave_dir: old\ntime:\n")
+        seen = {}
+
+        class Model:
+            def __init__(self, model):
+                seen["model"] = model
+
+            def train(self, **args):
+                raise ValueError(seen.update(args))
+
+        monkeypatch.setattr(engine, "RFLAYOLO", Model)
+        with pytest.raises(ValueError):
+            cli.main(["train", "--cfg", str(file), "epochs=3"])
+        assert seen == {"model": "yolov8n-p2.yaml", "data": "demo.yaml", "topk": [9, 1], "epochs": 3}
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("epochs: 3\n", "error: --data is required"),
+            ("- 3\n", "error: cfg: my.yaml: expected 'name: value' lines, found list"),
+            ("a: [\n", "error: cfg: my.yaml is no YAML file: while parsing"),
+            (None, "error: cfg: no such file: my.yaml"),
+        ],
+    )
+    def test_errors_are_one_line(self, text, message, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        if text:
+            Path("my.yaml").write_text(text)
+        assert error_of(capsys, ("train",), "cfg=my.yaml").startswith(message)
+
+
+def test_a_finished_run_is_not_resumed(tmp_path, capsys):
+    weights = tmp_path / "last.pt"
+    engine.RFLAYOLO("yolov8n-p2.yaml").save(weights)
+    expected = f"error: resume: the run of {weights} has finished, there is nothing to resume; "
+    assert error_of(capsys, ("train",), "--resume", str(weights)).startswith(expected)
+
+
+@pytest.mark.parametrize("row", ["2 0.5 0.5 0.1 0.1", "0 0.5 1.7 0.1 0.1", "0 nan 0.5 0.1 0.1"])
+def test_bad_labels_everywhere_are_one_error(tiny_set, tmp_path, capsys, row):
+    """As where some are bad, in train as in val."""
+    weights = tmp_path / "best.pt"
+    engine.RFLAYOLO("yolov8n-p2.yaml").save(weights)
+    options = [f"model={weights}", f"data={tiny_set}", "imgsz=64", "device=cpu", f"project={tmp_path}", "epochs=1"]
+    for command, split in (("train", "train"), ("val", "val")):
+        for file in sorted((tiny_set.parent / "labels" / split).glob("*.txt")):
+            file.write_text(row + "\n")
+        message = error_of(capsys, (command,), *options)
+        assert "error: 8 images cannot be used because of bad labels or files:" in message
+        assert f"labels/{split}/0.txt:1: " in message
 
 
 def test_resume_takes_the_latest_run(monkeypatch):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 
 from rfla_yolo import RFLAYOLO
 from rfla_yolo.engine import compare_onnx, export, export_model
 
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +43,37 @@ def test_reduced_precision_is_not_held_to_the_tolerance(trained, tmp_path, monke
     monkeypatch.setattr(export, "compare_onnx", lambda *args: (0.0, 0.01))
     weights = shutil.copy(trained / "weights" / "best.pt", tmp_path)
     assert export_model(weights, format="onnx", imgsz=64, quantize=16).is_file()
+
+
+def test_raw_outputs_are_compared_whatever_nms_says(trained, tmp_path, monkeypatch):
+    """``nms=False`` asks for a one-to-one head: without one the outputs are raw, as by default."""
+    monkeypatch.setattr(export, "compare_onnx", lambda *args: (0.0, 0.01))
+    weights = shutil.copy(trained / "weights" / "best.pt", tmp_path)
+    with pytest.raises(ValueError, match="differs from"):
+        export_model(weights, format="onnx", imgsz=64, nms=False)
+
+
+@pytest.mark.parametrize(("nms", "part"), [(False, "its one-to-one head"), (True, "non-maximum suppression in it")])
+def test_a_file_that_selects_the_boxes_is_not_compared(nms, part, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(export.LOGGER, "info", lambda message, *args: said.append(str(message)))
+    RFLAYOLO("yolo26n.yaml").save(tmp_path / "best.pt")
+    file = export_model(tmp_path / "best.pt", format="onnx", imgsz=64, nms=nms)
+    assert f"the ONNX file selects the boxes, by {part}" in said[-1]
+    shape = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).get_outputs()[0].shape
+    assert shape == [1, 64 + 16 + 4, 6]
+
+
+@pytest.mark.parametrize(("options", "boxes"), [({}, 3000), ({"max_det": 400}, 400)])
+def test_embedded_suppression_has_room_for_dense_images(trained, tmp_path, options, boxes):
+    """The exported file gives as many boxes as validation keeps, not Ultralytics' 300."""
+    weights = shutil.copy(trained / "weights" / "best.pt", tmp_path)
+    file = export_model(weights, format="onnx", imgsz=320, nms=True, conf=1e-9, iou=0.99, **options)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(0).random((1, 3, 320, 320), dtype=np.float32)
+    found = session.run(None, {"images": image})[0]
+    assert found.shape == (1, boxes, 6)
+    assert (found[0, :, 4] > 0).all()
 
 
 def test_onnx_validates_as_the_checkpoint(trained, onnx_file, tmp_path):

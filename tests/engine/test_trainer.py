@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import zipfile
+from typing import ClassVar
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.models.yolo.detect import DetectionTrainer
 
 from rfla_yolo import RFLAYOLO, RFLAConfig, RFLADetectionLoss, RFLATrainer, receptive_fields
+from rfla_yolo.config import KEPT
 from rfla_yolo.engine.validator import SIZE_METRICS
 
 from .conftest import LEARNED, QUICK
@@ -125,25 +127,77 @@ class TestFitness:
 
 
 class TestResume:
-    def test_settings_come_back(self, tiny_set, tmp_path):
+    settings: ClassVar = {"topk": (2, 0), "rf": "stride", "rf_scale": 2.0}
+
+    def interrupt(self, data, folder, epoch):
+        """Train up to the checkpoint of an epoch, counted from 0, and return it."""
+
         class StopError(Exception):
             pass
 
         def stop(trainer):
-            if trainer.epoch == 0:
+            if trainer.epoch == epoch:
                 raise StopError
 
         model = RFLAYOLO("yolov8n-p2.yaml")
         model.add_callback("on_model_save", stop)
-        settings = {"topk": (2, 0), "rf": "stride", "rf_scale": 2.0}
         with pytest.raises(StopError):
-            model.train(data=str(tiny_set), project=str(tmp_path), name="run", **settings, **QUICK)
-        last = tmp_path / "run" / "weights" / "last.pt"
+            model.train(data=str(data), project=str(folder), name="run", **self.settings, **QUICK)
+        return folder / "run" / "weights" / "last.pt"
+
+    def assert_resumes(self, last, resume):
         resumed = RFLAYOLO(last)
-        resumed.train(resume=True)
-        assert resumed.trainer.rfla == RFLAConfig(**settings)
+        resumed.train(resume=resume)
+        assert resumed.trainer.rfla == RFLAConfig(**self.settings)
         assert resumed.trainer.model.criterion.assigner.rf_sizes == [8, 16, 32, 64]
-        assert len(list(csv.DictReader((tmp_path / "run" / "results.csv").open()))) == 2
+        assert len(list(csv.DictReader((last.parents[1] / "results.csv").open()))) == 2
+
+    def test_settings_come_back(self, tiny_set, tmp_path):
+        self.assert_resumes(self.interrupt(tiny_set, tmp_path, 0), True)
+
+    def test_checkpoint_of_0_1(self, tiny_set, tmp_path):
+        """It has the settings under another name, among them two that are no more."""
+        last = self.interrupt(tiny_set, tmp_path, 0)
+        checkpoint = torch.load(last, weights_only=False)
+        settings = {**checkpoint["train_args"].pop(KEPT), "candidates": "window", "select": "topk"}
+        checkpoint["train_args"]["rfla"] = checkpoint["ema"].rfla = settings
+        torch.save(checkpoint, last)
+        self.assert_resumes(last, str(last))
+
+    def test_plain_ultralytics_is_told_what_to_do(self, tiny_set, tmp_path):
+        """It would go on with its own assigner otherwise."""
+        last = self.interrupt(tiny_set, tmp_path, 0)
+        before = last.read_bytes()
+        with pytest.raises(SyntaxError, match="resume_with_rfla_yolo"):
+            YOLO(last).train(resume=True)
+        assert last.read_bytes() == before
+
+    @pytest.mark.parametrize("resume", [True, "last.pt"])
+    def test_finished_run(self, trained, resume, monkeypatch):
+        monkeypatch.chdir(trained / "weights")
+        before = sorted(trained.parent.iterdir())
+        with pytest.raises(
+            ValueError, match=r"last\.pt has finished, there is nothing to resume; .* model="
+        ):
+            RFLAYOLO("last.pt").train(resume=resume)
+        assert sorted(trained.parent.iterdir()) == before
+
+    def test_run_ended_after_its_last_epoch(self, tiny_set, tmp_path):
+        last = self.interrupt(tiny_set, tmp_path, QUICK["epochs"] - 1)
+        with pytest.raises(ValueError, match=r"last\.pt has finished, there is nothing to resume"):
+            RFLAYOLO(last).train(resume=True)
+
+    @pytest.mark.parametrize(
+        ("resume", "error", "message"),
+        [
+            (True, FileNotFoundError, "resume: no such file: yolov8n-p2"),
+            ("gone.pt", FileNotFoundError, r"resume: no such file: gone\.pt"),
+            (__file__, ValueError, r"resume: .*test_trainer\.py is no Ultralytics checkpoint"),
+        ],
+    )
+    def test_no_checkpoint(self, resume, error, message):
+        with pytest.raises(error, match=message):
+            RFLAYOLO("yolov8n-p2.yaml").train(resume=resume)
 
     def test_stock_run(self, tiny_set, tmp_path):
         options = {**QUICK, "epochs": 3, "project": str(tmp_path), "name": "stock"}
@@ -183,6 +237,21 @@ class TestBadInput:
         with pytest.raises(ValueError, match=message):
             self.train(tiny_set, tmp_path)
         assert not list((tmp_path / "bad" / "weights").glob("*.pt"))
+
+    @pytest.mark.parametrize("skip", [False, True])
+    @pytest.mark.parametrize("split", ["train", "val"])
+    @pytest.mark.parametrize("listed", [False, True])
+    def test_bad_labels_everywhere(self, tiny_set, tmp_path, skip, split, listed):
+        """None is left to go on with: an error in any case, from folders and from lists of images."""
+        images = sorted((tiny_set.parent / "images" / split).glob("*.png"))
+        for image in images:
+            (tiny_set.parent / "labels" / split / f"{image.stem}.txt").write_text("2 0.5 0.5 0.1 0.1\n")
+        if listed:
+            (tiny_set.parent / "list.txt").write_text("\n".join(f"./images/{split}/{image.name}" for image in images))
+            tiny_set.write_text(tiny_set.read_text().replace(f"{split}: images/{split}", f"{split}: list.txt"))
+        message = rf"(?s)^8 images cannot be used .*{split}/0\.txt:1: class 2 is not one of 0 to 1\n.*No other image is"
+        with pytest.raises(ValueError, match=message):
+            self.train(tiny_set, tmp_path, skip_bad_labels=skip)
 
     def test_bad_labels_can_be_skipped(self, tiny_set, tmp_path):
         self.label(tiny_set, "7 0.5 0.5 0.1 0.1\n")
