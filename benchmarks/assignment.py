@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -180,7 +181,8 @@ def table(result: dict[str, Any]) -> str:
             if default and tal and "failed" not in default and "failed" not in tal:
                 ratios = [f"{tal[key] / default[key]:.3g}" for key in ("seconds", "bytes")]
             lines.append("| " + " | ".join(map(str, (*shape, *map(_show, row), *ratios))) + " |")
-    return "\n".join(lines)
+    load = result["load_before"]
+    return "\n".join([*lines, "", f"The machine's load (processes ready to run) before the start was {load:.1f}."])
 
 
 def main() -> None:
@@ -199,11 +201,13 @@ def main() -> None:
         ("assignment", name, b, n) for b in (1, 16) for n in OBJECTS for name in TITLES if b == 1 or name != "dense"
     ]
     todo += [("step", name, b, n) for b in step_batches for n in OBJECTS for name in TITLES]
+    load = os.getloadavg()[0]
     cells = []
     for cell in todo:
         cells.append(run_cell(*cell, args.seed, args.device))
         print(" ".join(map(str, cell)), _show(cells[-1]), flush=True)
-    result = {**environment(args.seed), "device": args.device, "memory_cap": MEMORY_CAP, "cells": cells}
+    result = {**environment(args.seed), "load_before": load}
+    result |= {"device": args.device, "memory_cap": MEMORY_CAP, "cells": cells}
     path = write(f"assignment-{args.device}", result)
     fill(ROOT / "docs" / "benchmarks.md", f"assignment-{args.device}", table(result))
     print(table(result), f"\nWrote {path} and docs/benchmarks.md")
