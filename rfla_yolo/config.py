@@ -18,7 +18,7 @@ from .assign.rfla import check_decay, check_topk, check_topk_max, lookup
 ASSIGNERS = ("rfla", "tal")
 RF_SCALES = {"trf": 0.5, "erf": 0.5, "stride": 2.0}  # source of the receptive fields: its default scale
 PRESETS = ("paper",)  # cfg/{name}.yaml
-KEPT = "resume_with_rfla_yolo"  # where the arguments of a run keep the settings, see `RFLATrainer`
+KEPT = "resume_with_rfla_yolo"  # where an unfinished run keeps the settings, see `RFLATrainer.save_model`
 RETIRED = {"candidates": "window", "select": "topk"}  # settings of 0.1 with one value, still in its files
 FITNESS = {"map": None, "aitod": "AP", "APt": "APt", "APvt": "APvt"}  # setting: figure of the evaluation
 

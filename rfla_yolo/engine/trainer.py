@@ -43,6 +43,8 @@ class RFLATrainer(DetectionTrainer):
         >>> YOLO("yolov8n-p2.yaml").train(trainer=RFLATrainer, data="aitod.yaml")  # doctest: +SKIP
     """
 
+    args: Any
+
     def __init__(
         self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: dict | None = None
     ) -> None:
@@ -54,9 +56,7 @@ class RFLATrainer(DetectionTrainer):
         if not overrides.get("resume") and overrides.get("data"):
             overrides["data"] = check_dataset(overrides["data"], "train", overrides.get("split", "val"))
         super().__init__(cfg, overrides, _callbacks)
-        # After args.yaml is written; workers and checkpoints take it from here. Plain Ultralytics would resume with its
-        # own assigner, but refuses the checkpoint of an interrupted run for this argument, whose name says what to do.
-        setattr(self.args, KEPT, self.rfla.to_dict())
+        setattr(self.args, KEPT, self.rfla.to_dict())  # for the workers of several GPUs, which get these arguments
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
         """Restore the settings of the interrupted run along with its arguments."""
@@ -84,7 +84,6 @@ class RFLATrainer(DetectionTrainer):
     def get_validator(self) -> RFLAValidator:
         """Return the validator, whose arguments are Ultralytics' alone."""
         args = copy(self.args)
-        delattr(args, KEPT)
         validator = RFLAValidator(self.test_loader, save_dir=self.save_dir, args=args, _callbacks=self.callbacks)
         validator.rfla = self.rfla
         return validator
@@ -106,6 +105,7 @@ class RFLATrainer(DetectionTrainer):
             self.rfla.save(self.save_dir / "rfla.yaml", comment)
 
     def _setup_train(self) -> None:
+        delattr(self.args, KEPT)  # the model and the validator get these arguments: Ultralytics' alone
         super()._setup_train()
         model = detection_model(self.model)
         if getattr(model, "criterion", None) is None:
@@ -113,6 +113,19 @@ class RFLATrainer(DetectionTrainer):
         self._positives = PositiveCounter(model.criterion)
         if RANK in {-1, 0}:  # results.csv gets its columns from the first epoch, validated or not
             self.metrics |= dict.fromkeys(SIZE_METRICS, 0)
+
+    def save_model(self) -> Any:
+        """Keep the settings in the arguments of the checkpoint while the run can be resumed.
+
+        Plain Ultralytics would resume with its own assigner. It refuses the checkpoint for the name of this argument,
+        which says what to do.
+        """
+        args, self.args = self.args, copy(self.args)  # the model has the first
+        setattr(self.args, KEPT, self.rfla.to_dict())
+        try:
+            return super().save_model()
+        finally:
+            self.args = args
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
         """Add the epoch's positives per object to ``results.csv``."""
