@@ -105,7 +105,7 @@ class RFLATrainer(DetectionTrainer):
             self.rfla.save(self.save_dir / "rfla.yaml", comment)
 
     def _setup_train(self) -> None:
-        delattr(self.args, KEPT)  # the model and the validator get these arguments: Ultralytics' alone
+        self.args.__dict__.pop(KEPT, None)  # the model and the validator get these arguments: Ultralytics' alone
         super()._setup_train()
         model = detection_model(self.model)
         if getattr(model, "criterion", None) is None:
