@@ -20,10 +20,11 @@ from typing import Any
 import cv2
 import numpy as np
 import yaml
-from PIL import Image
 
 from ..config import resource_dir
-from .sources import by_image, coco_boxes, crop, read_coco
+from .coco import by_image, class_names, class_order, coco_boxes, read_coco
+from .images import open_image, read_image
+from .sources import crop
 from .writer import (
     REPORT,
     Record,
@@ -129,14 +130,14 @@ def build_aitod(
 
     own_index = _index(own, (".png",))
     tif_index = _index(tiles, (".tif", ".tiff"))
-    class_names = list(_template(YAMLS[version][0])["names"].values())
+    expected = list(_template(YAMLS[version][0])["names"].values())
     jobs: list[Job] = []
     splits: dict[str, Any] = {}
     for split in SPLITS:
         content = read_coco(files[split])
-        names = [c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])]
-        if names != class_names:
-            raise ValueError(f"aitod: {files[split]} has categories {names}, expected {class_names}")
+        names = class_names(content)
+        if names != expected:
+            raise ValueError(f"aitod: {files[split]} has categories {names}, expected {expected}")
         splits[split] = _write_labels(root, split, content, names)
         image_names = sorted(image["file_name"] for image in content["images"])
         del content
@@ -181,8 +182,7 @@ def do_job(job: Job) -> list[str]:
             for target in targets:
                 copy_image(job.source, target)
             return []
-        with Image.open(job.source) as opened:
-            image = np.asarray(opened.convert("RGB"))
+        image = read_image(job.source)
     except (OSError, ValueError, SyntaxError) as error:
         return [f"{job.source}: cannot be read ({error}); {len(targets)} images missing"]
     problems = []
@@ -194,21 +194,21 @@ def do_job(job: Job) -> list[str]:
             )
         elif not target.exists():
             tile = crop(image, (left, top, left + TILE, top + TILE))
-            stored = tile if job.swap else np.ascontiguousarray(tile[..., ::-1])  # OpenCV writes BGR
+            stored = np.ascontiguousarray(tile[..., ::-1]) if job.swap else tile
             write_bytes(target, cv2.imencode(".png", stored)[1].tobytes())
     return problems
 
 
 def _check_image(path: Path) -> None:
-    """Raise OSError or SyntaxError unless an image file is whole."""
-    with Image.open(path) as image:
+    """Raise OSError, ValueError or SyntaxError unless an image file is whole."""
+    with open_image(path) as image:
         image.verify()
 
 
 def _write_labels(root: Path, split: str, content: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     for kind in ("images", "labels"):
         (root / kind / split).mkdir(parents=True, exist_ok=True)
-    order = {c["id"]: i for i, c in enumerate(sorted(content["categories"], key=lambda c: c["id"]))}
+    order = class_order(content)
     of_image = by_image(content)
     counts = new_counts(names)
     images = content["images"]
@@ -216,7 +216,7 @@ def _write_labels(root: Path, split: str, content: dict[str, Any], names: Sequen
         objects = of_image[image["id"]]
         classes = np.array([order[a["category_id"]] for a in objects], dtype=np.int64)
         crowd = np.array([bool(a.get("iscrowd")) for a in objects], dtype=bool)
-        size = image.get("width", TILE), image.get("height", TILE)
+        size = image.get("width") or TILE, image.get("height") or TILE
         record = Record(Path(image["file_name"]), image["file_name"], *size, coco_boxes(objects), classes, crowd)
         clipped, kept = clean(record, counts, names)
         text = label_text(record, clipped, kept & ~crowd)

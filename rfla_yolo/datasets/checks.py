@@ -54,6 +54,9 @@ def parse_labels(path: Path, num_classes: int) -> tuple[NDArray[np.float64], lis
     except (OSError, UnicodeDecodeError) as error:
         return np.zeros((0, 5)), [f"{path}: cannot be read: {error}"]
     rows, problems = [], []
+    columns = [len(line.split()) for line in lines]
+    if 5 in columns and max(columns) > 6:
+        problems.append(f"{path}: mixes boxes and polygons; Ultralytics wants one kind a file")
     for number, line in enumerate(lines, start=1):
         cells = line.split()
         if problem := _explain_row(cells, num_classes):

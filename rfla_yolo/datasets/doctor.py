@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections import Counter, defaultdict
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..report import Page
 from .checks import parse_labels
+from .images import explain_image, image_size, open_image
 from .writer import SIZES, count_sizes, progress
 
 if TYPE_CHECKING:
@@ -201,20 +200,22 @@ def _scan(job: tuple[Path, Path, int]) -> _Scan:
 
     image, label, num_classes = job
     rows, bad_lines = parse_labels(label, num_classes)
-    try:
-        content = image.read_bytes()
-        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-        with Image.open(io.BytesIO(content)) as opened:
-            size = opened.size
-            phash = int(str(imagehash.phash(opened.convert("L"))), 16)
-    except (OSError, ValueError, SyntaxError) as error:
-        return _Scan(image, (0, 0), "", None, f"{image}: {error}", rows, bad_lines)
-    return _Scan(image, size, digest, phash, "", rows, bad_lines)
+    problem = explain_image(image)
+    if not problem:
+        try:
+            digest = hashlib.blake2b(image.read_bytes(), digest_size=16).hexdigest()
+            with open_image(image) as opened:
+                phash = int(str(imagehash.phash(opened.convert("L"))), 16)
+            return _Scan(image, image_size(image), digest, phash, "", rows, bad_lines)
+        except Exception as error:  # decoders raise whatever they like, and one file must not end the check
+            problem = f"{image}: {error}"
+    return _Scan(image, (0, 0), "", None, problem, rows, bad_lines)
 
 
 def _file_findings(scans: Sequence[_Scan], splits: Mapping[str, Sequence[tuple[Path, Path]]]) -> Iterable[Finding]:
     broken = [scan.problem for scan in scans if scan.problem]
-    yield _finding("error", "images that do not decode", broken, "fetch them again, or remove them with their labels")
+    advice = "fetch damaged ones again, stretch deeper ones to 8 bits, or remove them with their labels"
+    yield _finding("error", "images that training cannot use", broken, advice)
     labels = {label for pairs in splits.values() for _, label in pairs}
     folders = sorted({label.parent for label in labels})
     orphans = [str(file) for folder in folders for file in sorted(folder.glob("*.txt")) if file not in labels]

@@ -11,6 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
+# what Ultralytics trains on, the usual ones first
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"),
+    *(".webp", ".jp2", ".mpo", ".avif", ".heic", ".heif", ".dng"),
+)
+FORMATS = {suffix[1:].upper() for suffix in IMAGE_SUFFIXES} | {"JPEG2000"}
+SHORTEST = 10  # px; Ultralytics leaves out images with a shorter side
 ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 TURNED_BY_OPENCV = ("JPEG", "MPO", "PNG")  # in every version; of others it depends
 OPENCV_LIMIT = 2**30  # px
@@ -42,7 +49,7 @@ def open_image(path: Path) -> ImageFile.ImageFile:
             continue  # another format may know it
     pixels = _decode(path)  # TIFFs of floats are beyond Pillow: say what they are
     if pixels is not None and pixels.dtype != np.uint8:
-        raise ValueError(_too_deep(path, str(pixels.dtype)))
+        raise ValueError(too_deep(path, str(pixels.dtype)))
     raise ValueError(f"{path}: is no image that can be read")
 
 
@@ -72,7 +79,7 @@ def check_depth(path: Path) -> None:
     """
     with open_image(path) as image:
         if depth := image_depth(image):
-            raise ValueError(_too_deep(path, depth))
+            raise ValueError(too_deep(path, depth))
 
 
 def image_depth(image: ImageFile.ImageFile) -> str:
@@ -88,6 +95,27 @@ def image_depth(image: ImageFile.ImageFile) -> str:
     return ""
 
 
+def explain_image(path: Path) -> str:
+    """Return why training cannot use an image, by its header, in words, or an empty string."""
+    try:
+        with open_image(path) as image:
+            if depth := image_depth(image):
+                return too_deep(path, depth)
+            if image.format not in FORMATS:
+                return f"{path}: is a {image.format}, which training leaves out; save it as PNG or JPEG"
+            if min(image.size) < SHORTEST:
+                width, height = image.size
+                return f"{path}: of {width} x {height} px; training leaves out images under {SHORTEST} px"
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def too_deep(path: Path, depth: str) -> str:
+    """Return the words for an image whose values 8 bits do not hold."""
+    return f"{path}: holds {depth} values, which reading as 8 bits would cut; stretch them to 8 bits first"
+
+
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Return an image as BGR, (H, W, 3), upright by its EXIF orientation.
 
@@ -97,7 +125,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """
     with open_image(path) as image:
         if depth := image_depth(image):
-            raise ValueError(_too_deep(path, depth))
+            raise ValueError(too_deep(path, depth))
         pixels = None
         if image.format not in PILLOW_ONLY and image.width * image.height <= OPENCV_LIMIT:
             pixels = _decode(path)
@@ -107,7 +135,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             except (OSError, SyntaxError, ValueError, struct.error) as error:
                 raise ValueError(f"{path}: image cannot be read: {error}") from None
     if pixels.dtype != np.uint8:
-        raise ValueError(_too_deep(path, str(pixels.dtype)))
+        raise ValueError(too_deep(path, str(pixels.dtype)))
     return np.ascontiguousarray(pixels)
 
 
@@ -126,7 +154,3 @@ def _orientation(image: ImageFile.ImageFile) -> int:
         return int((tags or {}).get(ExifTags.Base.Orientation, 1))
     except (OSError, SyntaxError, TypeError, ValueError, struct.error):
         return 1
-
-
-def _too_deep(path: Path, depth: str) -> str:
-    return f"{path}: holds {depth} values, which reading as 8 bits would cut; stretch them to 8 bits first"

@@ -5,18 +5,21 @@ Class names stand in the source's official order. What a set's own evaluation ig
 
 from __future__ import annotations
 
-import json
+import re
+import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from .coco import by_image, check_size, class_names, class_order, coco_boxes, read_coco
+from .images import IMAGE_SUFFIXES, explain_image, image_size, read_image
 from .writer import Record, claim_folder, write_bytes, write_dataset
 
 VISDRONE_NAMES = (
@@ -59,7 +62,6 @@ DOTA_NAMES = (  # the first 15 are version 1.0, 16 are 1.5, all are 2.0
     "helipad",
 )
 DOTA_CLASSES = {"1.0": 15, "1.5": 16, "2.0": 18}
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
 
 def convert_coco(
@@ -87,62 +89,45 @@ def convert_coco(
             f"coco: {len(annotations)} annotation files need as many splits and one image folder or as many, "
             f"not {len(names_of)} and {len(images)}"
         )
+    if len(set(names_of)) < len(names_of) or not all(re.fullmatch(r"\w[\w.-]*", name) for name in names_of):
+        raise ValueError(f"splits must be different plain names, not {' '.join(map(repr, names_of))}")
     files = [Path(file) for file in annotations]
     contents = [read_coco(file) for file in files]
     names = _same_names(files, contents)
-    root = claim_folder(Path(out), {"command": "coco", "annotations": [str(file.resolve()) for file in files]})
-    records = {s: coco_records(c, f, file) for s, c, f, file in zip(names_of, contents, folders, files)}
+    records = {s: list(_coco_records(c, f, file)) for s, c, f, file in zip(names_of, contents, folders, files)}
+    settings = {"annotations": [str(file.resolve()) for file in files], "splits": names_of}
+    settings["images"] = [str(folder.resolve()) for folder in folders]
+    root = claim_folder(Path(out), {"command": "coco", **settings})
     source = {"source": "coco", "annotations": [str(file) for file in files], "crowd": "iscrowd=1 is ignored"}
     return write_dataset(root, records, names, source)
 
 
-def read_coco(path: Path) -> dict[str, Any]:
-    """Read a COCO file and check that it is one.
-
-    Raises:
-        FileNotFoundError: If it does not exist.
-        ValueError: If it is no COCO detection file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"annotations: no such file: {path}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"annotations: {path} is no JSON: {error}") from None
-    missing = [key for key in ("images", "annotations", "categories") if key not in content]
-    if missing:
-        raise ValueError(f"annotations: {path} is no COCO file: it has no {missing[0]!r}")
-    return content
-
-
-def coco_records(content: dict[str, Any], folder: Path, file: Path) -> Iterator[Record]:
-    """Yield the images of a COCO file, categories ordered by id; crowd and ``ignore`` are ignored."""
-    order = {c["id"]: i for i, c in enumerate(sorted(content["categories"], key=lambda c: c["id"]))}
+def _coco_records(content: dict[str, Any], folder: Path, file: Path) -> Iterator[Record]:
+    """Yield the images of a COCO file; crowd and ``ignore`` are ignored."""
+    order = class_order(content)
     of_image = by_image(content)
     for image in content["images"]:
         objects = of_image[image["id"]]
-        path = folder / image["file_name"]
+        path = folder / image["file_name"].replace("\\", "/")
         if not path.is_file():
             raise FileNotFoundError(f"{file}: image {image['file_name']} is not in {folder}")
-        width, height = (image["width"], image["height"]) if "width" in image else image_size(path)
-        classes = np.array([order[a["category_id"]] for a in objects], dtype=np.int64)
-        ignored = np.array([bool(a.get("iscrowd") or a.get("ignore")) for a in objects], dtype=bool)
-        yield Record(path, image["file_name"].replace("/", "_"), width, height, coco_boxes(objects), classes, ignored)
+        classes = [order[a["category_id"]] for a in objects]
+        ignored = [bool(a.get("iscrowd") or a.get("ignore")) for a in objects]
+        record = _record(path, coco_boxes(objects), classes, ignored, _flat_name(image["file_name"]))
+        check_size(image, (record.width, record.height), str(file))
+        yield record
 
 
-def by_image(content: dict[str, Any]) -> dict[Any, list[dict[str, Any]]]:
-    """Return the annotations of every image of a COCO file, none for an image without any."""
-    found: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        found[annotation["image_id"]].append(annotation)
-    return found
+def _flat_name(name: str) -> str:
+    """Return a path as a file name of one folder.
 
-
-def coco_boxes(objects: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
-    """Return the boxes of COCO annotations, xyxy px, (N, 4)."""
-    boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes
+    Example:
+        >>> _flat_name("./night/1.jpg")
+        'night_1.jpg'
+    """
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    # a name that begins with a dot is hidden: training would not find it
+    return "_".join(part for part in parts if part not in ("/", "..")).lstrip(".")
 
 
 def convert_visdrone(root: str | Path, out: str | Path) -> dict[str, Any]:
@@ -163,16 +148,18 @@ def convert_visdrone(root: str | Path, out: str | Path) -> dict[str, Any]:
         ValueError: If a line cannot be read.
     """
     folders = _splits(Path(root), VISDRONE_SPLITS)
-    claimed = claim_folder(Path(out), {"command": "visdrone", "root": str(Path(root).resolve())})
     others: dict[str, int] = {}
-    records = {split: list(_visdrone_records(folder, split, others)) for split, folder in folders.items()}
+    unlabelled: dict[str, int] = {}
+    records = {split: list(_visdrone_records(folder, split, others, unlabelled)) for split, folder in folders.items()}
+    claimed = claim_folder(Path(out), {"command": "visdrone", "root": str(Path(root).resolve())})
     source = {"source": "VisDrone2019-DET", "ignored_regions": "crowd of every class", "others_left_out": others}
-    return write_dataset(claimed, records, VISDRONE_NAMES, source)
+    return write_dataset(claimed, records, VISDRONE_NAMES, {**source, "images_without_label_file": unlabelled})
 
 
-def _visdrone_records(folder: Path, split: str, others: dict[str, int]) -> Iterator[Record]:
+def _visdrone_records(folder: Path, split: str, others: dict[str, int], unlabelled: dict[str, int]) -> Iterator[Record]:
     others[split] = 0
-    for file in sorted((folder / "annotations").glob("*.txt")):
+    pairs = _pairs(folder, "annotations", _visible(folder / "annotations", (".txt",)), split, unlabelled)
+    for file, image in pairs:
         boxes, classes, ignored = [], [], []
         for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
             if not line.strip():
@@ -191,7 +178,7 @@ def _visdrone_records(folder: Path, split: str, others: dict[str, int]) -> Itera
                 boxes.append([x, y, x + w, y + h])
                 classes.append(label)
                 ignored.append(region or score == 0)
-        yield _record(_image_of(folder / "images", file.stem), boxes, classes, ignored)
+        yield _record(image, boxes, classes, ignored)
 
 
 def convert_dota(root: str | Path, out: str | Path, version: str = "1.0", difficult: bool = True) -> dict[str, Any]:
@@ -214,23 +201,25 @@ def convert_dota(root: str | Path, out: str | Path, version: str = "1.0", diffic
         raise ValueError(f"version must be one of {', '.join(DOTA_CLASSES)}, not {version!r}")
     names = DOTA_NAMES[: DOTA_CLASSES[version]]
     folders = _splits(Path(root), {"train": "train", "val": "val"})
+    flagged: dict[str, int] = {}
+    unlabelled: dict[str, int] = {}
+    records = {
+        split: list(_dota_records(folder, split, version, difficult, flagged, unlabelled))
+        for split, folder in folders.items()
+    }
     settings = {"command": "dota", "root": str(Path(root).resolve()), "version": version, "difficult": difficult}
     claimed = claim_folder(Path(out), settings)
-    flagged: dict[str, int] = {}
-    records = {s: list(_dota_records(folder, s, names, difficult, flagged)) for s, folder in folders.items()}
     handled = "kept for training" if difficult else "ignored"
     source = {"source": f"DOTA {version}", "boxes": "horizontal hull", "difficult": handled, "flagged": flagged}
-    return write_dataset(claimed, records, names, source)
+    return write_dataset(claimed, records, names, {**source, "images_without_label_file": unlabelled})
 
 
 def _dota_records(
-    folder: Path, split: str, names: Sequence[str], difficult: bool, flagged: dict[str, int]
+    folder: Path, split: str, version: str, difficult: bool, flagged: dict[str, int], unlabelled: dict[str, int]
 ) -> Iterator[Record]:
-    labels = sorted(path for path in folder.glob("labelTxt*") if path.is_dir())
-    if not labels:
-        raise FileNotFoundError(f"dota: no labelTxt in {folder}")
     flagged[split] = 0
-    for file in sorted(labels[0].rglob("*.txt")):
+    newer: dict[int, str] = {}  # classes that the version does not have, and where they are
+    for file, image in _pairs(folder, "labelTxt*", _dota_label_files(folder, version), split, unlabelled):
         boxes, classes, ignored = [], [], []
         for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
             cells = line.split()
@@ -238,14 +227,44 @@ def _dota_records(
                 continue
             try:
                 points = np.array([float(cell) for cell in cells[:8]]).reshape(4, 2)
-                label, flag = names.index(cells[8]), cells[9:] == ["1"]
+                label, flag = DOTA_NAMES.index(cells[8]), any(int(cell) for cell in cells[9:10])
+                if len(cells) > 10 or not np.isfinite(points).all():
+                    raise ValueError
             except (ValueError, IndexError):
                 raise ValueError(f"{file}:{number}: expected x1 y1 ... x4 y4 class difficult, found {line!r}") from None
+            if label >= DOTA_CLASSES[version]:
+                newer.setdefault(label, f"{file}:{number}")
             flagged[split] += flag
             boxes.append([*points.min(0), *points.max(0)])
             classes.append(label)
             ignored.append(flag and not difficult)
-        yield _record(_image_of(folder / "images", file.stem), boxes, classes, ignored)
+        yield _record(image, boxes, classes, ignored)
+    if newer:
+        label = max(newer)
+        needed = next(v for v, number in DOTA_CLASSES.items() if label < number)
+        raise ValueError(
+            f"{newer[label]}: {DOTA_NAMES[label]!r} is no class of DOTA {version}: these are labels of {needed}, "
+            f"use --version {needed}"
+        )
+
+
+def _dota_label_files(folder: Path, version: str) -> list[Path]:
+    """Return the label files of a version, of oriented boxes where there are horizontal ones too.
+
+    They lie in ``labelTxt``, ``labelTxt-v1.5``, or in folders below these: ``labelTxt-v1.0/labelTxt`` beside
+    ``labelTxt-v1.0/trainset_reclabelTxt`` (horizontal), ``labelTxt-v1.5/DOTA-v1.5_train`` beside ``..._hbb``.
+    """
+    files = [file for top in sorted(folder.glob("labelTxt*")) for file in _visible(top, (".txt",))]
+    by_version: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        named = re.findall(r"v(\d\.\d)", str(file.parent.relative_to(folder)))
+        by_version[named[-1] if named else ""].append(file)
+    found = by_version.get(version) or by_version.get("", [])
+    if files and not found:
+        others = " or ".join(sorted(by_version))
+        raise ValueError(f"dota: {folder} has no labels of version {version}: use --version {others}")
+    horizontal = re.compile("reclabel|hbb", re.IGNORECASE)
+    return [f for f in found if not horizontal.search(str(f.parent.relative_to(folder)))] or found
 
 
 def convert_tinyperson(root: str | Path, out: str | Path) -> dict[str, Any]:
@@ -267,9 +286,12 @@ def convert_tinyperson(root: str | Path, out: str | Path) -> dict[str, Any]:
     """
     folder = Path(root)
     files = {split: _tinyperson_file(folder, part) for split, part in (("train", "train"), ("val", "test"))}
-    claimed = claim_folder(Path(out), {"command": "tinyperson", "root": str(folder.resolve())})
-    index = {path.name: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES}
+    index: dict[str, list[Path]] = defaultdict(list)
+    for path in _visible(folder, IMAGE_SUFFIXES):
+        if Path(out).resolve() not in path.resolve().parents:
+            index[path.name].append(path)
     records = {split: list(_tinyperson_records(read_coco(file), index, file)) for split, file in files.items()}
+    claimed = claim_folder(Path(out), {"command": "tinyperson", "root": str(folder.resolve())})
     source = {"source": "TinyPerson", "annotations": {s: str(f.relative_to(folder)) for s, f in files.items()}}
     return write_dataset(claimed, records, ("person",), {**source, "ignored_boxes": "ignore, uncertain and crowd"})
 
@@ -282,39 +304,47 @@ def _tinyperson_file(root: Path, part: str) -> Path:
     return found[0]
 
 
-def _tinyperson_records(content: dict[str, Any], index: dict[str, Path], file: Path) -> Iterator[Record]:
+def _tinyperson_records(content: dict[str, Any], index: Mapping[str, list[Path]], file: Path) -> Iterator[Record]:
     of_image = by_image(content)
     for image in content["images"]:
-        path = index.get(Path(image["file_name"]).name)
-        if path is None:
-            raise FileNotFoundError(f"{file}: image {image['file_name']} is not there")
+        path = _tinyperson_image(image["file_name"], index, file)
         objects = of_image[image["id"]]
         boxes = coco_boxes(objects)
         ignored = [bool(a.get("ignore") or a.get("uncertain") or a.get("iscrowd")) for a in objects]
+        record = _record(path, boxes, [0] * len(boxes), ignored)
         corner = image.get("corner")
         if not corner:
-            yield _record(path, boxes, [0] * len(boxes), ignored)
+            check_size(image, (record.width, record.height), str(file))
+            yield record
             continue
         left, top, right, bottom = (int(v) for v in corner)
+        check_size(image, (right - left, bottom - top), f"{file}: corner {corner}")
         name = f"{path.stem}__{left}_{top}.png"
-        yield Record(
-            path,
-            name,
-            right - left,
-            bottom - top,
-            boxes,
-            np.zeros(len(boxes), dtype=np.int64),
-            np.array(ignored, dtype=bool),
-            partial(cut, path, (left, top, right, bottom)),
-        )
+        save = partial(cut, path, (left, top, right, bottom))
+        yield replace(record, name=name, width=right - left, height=bottom - top, save=save)
+
+
+def _tinyperson_image(name: str, index: Mapping[str, list[Path]], file: Path) -> Path:
+    """Return the image that an annotation file means: pictures of one name lie in several folders."""
+    found = index.get(PurePosixPath(name).name, [])
+    part = "train" if "train" in file.name else "test"
+    erased = any("erase" in step for step in file.parts)
+    for fits in (
+        lambda path: path.as_posix().endswith(f"/{PurePosixPath(name)}"),
+        lambda path: part in path.parts,
+        lambda path: any("erase" in step for step in path.parts) == erased,  # with uncertain persons painted over
+    ):
+        found = [path for path in found if fits(path)] or found
+    if not found:
+        raise FileNotFoundError(f"{file}: image {name} is not there")
+    if len(found) > 1:
+        raise ValueError(f"{file}: image {name} may be {found[0]} or {found[1]}; remove one of them")
+    return found[0]
 
 
 def cut(source: Path, corner: tuple[int, int, int, int], target: Path) -> None:
     """Write a part of an image, padded with black where it reaches beyond."""
-    image = cv2.imread(str(source))
-    if image is None:
-        raise ValueError(f"{source}: image cannot be read")
-    write_bytes(target, cv2.imencode(".png", crop(image, corner))[1].tobytes())
+    write_bytes(target, cv2.imencode(".png", crop(read_image(source), corner))[1].tobytes())
 
 
 def crop(image: NDArray[Any], corner: tuple[int, int, int, int]) -> NDArray[np.uint8]:
@@ -326,38 +356,63 @@ def crop(image: NDArray[Any], corner: tuple[int, int, int, int]) -> NDArray[np.u
     return tile
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Return width and height of an image, px, from its header.
+def _record(
+    path: Path, boxes: Sequence[Any] | NDArray[Any], classes: Sequence[int], ignored: Sequence[bool], name: str = ""
+) -> Record:
+    """Return an image that is copied, after checking that training can use it.
 
     Raises:
-        ValueError: If it is no image.
+        ValueError: If it is no image, holds more than 8 bits a value, or is of a kind that training passes over.
     """
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError as error:
-        raise ValueError(f"{path}: image cannot be read: {error}") from None
-
-
-def _record(path: Path, boxes: Any, classes: list[int], ignored: list[bool]) -> Record:
-    width, height = image_size(path)
+    if Path(name or path).suffix.lower() not in IMAGE_SUFFIXES:
+        raise ValueError(f"{path}: training reads images named {', '.join(IMAGE_SUFFIXES)} alone")
+    if problem := explain_image(path):
+        raise ValueError(problem)
     return Record(
         path,
-        path.name,
-        width,
-        height,
+        name or path.name,
+        *image_size(path),
         np.array(boxes, dtype=np.float64).reshape(-1, 4),
         np.array(classes, dtype=np.int64),
         np.array(ignored, dtype=bool),
     )
 
 
-def _image_of(folder: Path, stem: str) -> Path:
-    for suffix in IMAGE_SUFFIXES:
-        for name in (f"{stem}{suffix}", f"{stem}{suffix.upper()}"):
-            if (folder / name).is_file():
-                return folder / name
-    raise FileNotFoundError(f"no image {stem} ({', '.join(IMAGE_SUFFIXES)}) in {folder}")
+def _pairs(
+    folder: Path, where: str, labels: Sequence[Path], split: str, unlabelled: dict[str, int]
+) -> Iterator[tuple[Path, Path]]:
+    """Yield every label file with its image from ``images``, and count the images that have none.
+
+    Raises:
+        FileNotFoundError: If there are no label files, or the image of one is missing.
+        ValueError: If two files have the same stem.
+    """
+    if not labels:
+        raise FileNotFoundError(f"{split}: no label files (.txt) in {folder / where}")
+    images = _by_stem(_visible(folder / "images", IMAGE_SUFFIXES))
+    by_stem = _by_stem(labels)
+    unlabelled[split] = len(images.keys() - by_stem.keys())
+    if unlabelled[split]:
+        print(f"{split}: {unlabelled[split]} images have no label file and are left out", file=sys.stderr)
+    for stem, file in by_stem.items():
+        if stem not in images:
+            raise FileNotFoundError(f"{file}: no image {stem} ({', '.join(IMAGE_SUFFIXES)}) in {folder / 'images'}")
+        yield file, images[stem]
+
+
+def _by_stem(files: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for file in files:
+        if file.stem in found:
+            raise ValueError(f"two files are called {file.stem!r}: {found[file.stem]} and {file}")
+        found[file.stem] = file
+    return found
+
+
+def _visible(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Return the files below a folder, sorted, without the hidden ones that some archivers leave beside each file."""
+    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in suffixes)
+    return [path for path in files if not path.name.startswith(".")]
 
 
 def _splits(root: Path, folders: dict[str, str]) -> dict[str, Path]:
@@ -369,7 +424,7 @@ def _splits(root: Path, folders: dict[str, str]) -> dict[str, Path]:
 
 def _same_names(files: Sequence[Path], contents: Sequence[dict[str, Any]]) -> list[str]:
     """Return the class names, ordered by id, after checking that all files agree."""
-    names = [[c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])] for content in contents]
+    names = [class_names(content) for content in contents]
     for file, found in zip(files, names):
         if found != names[0]:
             raise ValueError(f"annotations: {file} has categories {found}, {files[0]} has {names[0]}")

@@ -70,7 +70,7 @@ def test_every_finding(clean_set):
     counts = {name: finding.count for name, finding in findings.items()}
     assert counts.pop("objects that scaling pushes under the loader's 2 px") >= 1
     assert counts == {
-        "images that do not decode": 1,
+        "images that training cannot use": 1,
         "bad label lines": 3,
         "boxes without area": 1,
         "classes in val that train does not have": 1,
