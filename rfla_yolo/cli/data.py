@@ -124,7 +124,7 @@ def _data_merge(argv: Sequence[str]) -> None:
 
 
 def _data_check(argv: Sequence[str]) -> None:
-    """Check a dataset before it costs a night of training."""
+    """Check a dataset before it costs a night of training; exits 1 where it finds errors."""
     parser = _data_parser("check", _data_check.__doc__, "folder for check.json and a page of plots", required=False)
     parser.add_argument("--data", required=True, help="dataset YAML")
     parser.add_argument("--imgsz", type=int, default=640, help="training size, px [640]")
@@ -140,6 +140,9 @@ def _data_check(argv: Sequence[str]) -> None:
     print(diagnosis.text())
     if out:
         print(f"Wrote {diagnosis.write(out)} and check.json")
+    errors = [finding.name for finding in diagnosis.findings if finding.level == "error"]
+    if errors:
+        fail(f"data check found errors: {'; '.join(errors)}")
 
 
 DATA_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

@@ -36,7 +36,8 @@ class Finding:
     """One thing found in a dataset.
 
     Attributes:
-        level: "error" (training fails or learns wrongly), "warning" (costs accuracy) or "note".
+        level: "error" (training stops, leaves something out, or its figures mean nothing; the command exits 1),
+            "warning" (costs accuracy) or "note".
         name: What it is.
         count: How often.
         examples: Some of them.

@@ -8,10 +8,14 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from rfla_yolo.cli import main
 from rfla_yolo.datasets import check_data, explain_label_file
+from rfla_yolo.datasets.doctor import _scan
 from rfla_yolo.engine.data import list_images
+
+from .test_images import grey_png
 
 
 def scene(seed, size=(120, 160)):
@@ -103,10 +107,70 @@ def test_share_that_scaling_loses_is_that_of_drawing_it(clean_set):
 
 def test_page_and_json_by_command(clean_set, tmp_path, capsys):
     (clean_set / "labels/train/0.txt").write_text("9 0.5 0.5 0.25 0.25\n")
-    main(["data", "check", "--data", str(clean_set / "set.yaml"), "--imgsz", "160", "--out", str(tmp_path / "page")])
+    command = [
+        "data",
+        "check",
+        "--data",
+        str(clean_set / "set.yaml"),
+        "--imgsz",
+        "160",
+        "--out",
+        str(tmp_path / "page"),
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 1
     assert "ERROR: bad label lines: 1" in capsys.readouterr().out
     found = json.loads((tmp_path / "page/check.json").read_text())
     assert found["findings"][0]["name"] == "bad label lines"
     page = (tmp_path / "page/index.html").read_text()
     assert "bad label lines" in page and (tmp_path / "page/sizes.png").is_file()
     assert explain_label_file(clean_set / "labels/train/0.txt", 2) in found["findings"][0]["examples"]
+    (clean_set / "labels/train/0.txt").write_text("")
+    shutil.copy(clean_set / "images/train/1.png", clean_set / "images/train/2.png")
+    main(command)  # warnings are no errors
+    assert "WARNING: identical images within train: 1" in capsys.readouterr().out
+
+
+def test_files_that_training_cannot_use(clean_set):
+    """Each is reported, and the check goes on."""
+    train = clean_set / "images/train"
+    (train / "0.png").write_text("<html>not found</html>")
+    cv2.imwrite(str(train / "1.png"), np.zeros((120, 160, 3), np.uint16))
+    Image.new("RGB", (160, 120)).save(train / "2.png", "GIF")
+    cv2.imwrite(str(train / "3.png"), scene(3, (9, 160)))
+    (train / "4.png").write_bytes(b"")
+    found, findings = check(clean_set)
+    assert findings["images that training cannot use"].count == 5
+    examples = found.findings[0].examples
+    for name, words in enumerate(("is no image", "holds uint16", "is a GIF", "of 160 x 9 px", "is no image")):
+        assert f"{train / str(name)}.png: {words}" in examples[name]
+    assert found.figures["splits"]["train"]["images"] == 5 and found.figures["splits"]["val"]["objects"] == 8
+
+
+def test_a_decoder_that_fails_in_its_own_way_does_not_end_the_check(clean_set, monkeypatch):
+    monkeypatch.setattr("imagehash.phash", lambda image: 1 / 0)
+    image = clean_set / "images/train/0.png"
+    assert _scan((image, clean_set / "labels/train/0.txt", 2)).problem == f"{image}: division by zero"
+
+
+def test_sizes_are_upright_and_of_any_number_of_pixels(clean_set):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(scene(50)).save(clean_set / "images/train/0.png", exif=exif)  # shown as 120 x 160
+    (clean_set / "labels/train/0.txt").write_text("0 0.5 0.5 0.0125 0.5\n")  # 1.5 px wide, not 2
+    (clean_set / "images/train/1.png").write_bytes(grey_png(20_000, 9_000))  # above the limit of Pillow
+    (clean_set / "labels/train/1.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    findings = check(clean_set)[1]
+    assert findings["objects with a side under 2 px at 160 px"].examples[0].endswith(": 1.50 px")
+    assert findings["images larger than the training size"].examples == [
+        f"{clean_set / 'images/train/1.png'}: 20000 x 9000"
+    ]
+    assert "images that training cannot use" not in findings
+
+
+def test_boxes_and_polygons_in_one_file(clean_set):
+    (clean_set / "labels/train/0.txt").write_text("0 0.5 0.5 0.25 0.25\n0 0.1 0.1 0.2 0.1 0.2 0.2\n")
+    assert "0.txt: mixes boxes and polygons" in check(clean_set)[1]["bad label lines"].examples[0]
+    (clean_set / "labels/train/0.txt").write_text("0 0.1 0.1 0.2 0.1 0.2 0.2\n")
+    assert check(clean_set)[1] == {}
