@@ -28,6 +28,7 @@ NEAR = 4  # bits of 64 in which the perceptual hashes of near duplicates differ 
 ROUNDING = 0.01  # px; normalised text has lost the last digits of a pixel
 LOADER_LIMIT = 2.0  # px; Ultralytics' loader drops augmented boxes with a side of this or less
 STOCK_MAX_DET, MAX_DET = 300, 3000  # detections an image: Ultralytics' default and this package's
+TRAINED_PIXELS = 178_956_970  # of an image; training leaves larger ones out as a possible attack, as Pillow does
 LEVELS = ("error", "warning", "note")
 
 
@@ -291,6 +292,9 @@ def _bits(scans: Sequence[_Scan]) -> NDArray[np.float32]:
 
 def _size_findings(scans: Mapping[str, Sequence[_Scan]], imgsz: int, scale: float) -> Iterable[Finding]:
     everything = [scan for found in scans.values() for scan in found if scan.digest]
+    huge = [f"{s.image}: {s.size[0]} x {s.size[1]}" for s in everything if np.prod(s.size) > TRAINED_PIXELS]
+    advice = "training leaves them out: cut them by 'rfla-yolo data tile'"
+    yield _finding("error", f"images above {TRAINED_PIXELS:,} px", huge, advice)
     large = [f"{s.image}: {s.size[0]} x {s.size[1]}" for s in everything if max(s.size) > imgsz]
     advice = f"their objects shrink: raise imgsz, or cut them by 'rfla-yolo data tile' (training size {imgsz} px)"
     yield _finding("note", "images larger than the training size", large, advice)

@@ -166,6 +166,7 @@ def test_sizes_are_upright_and_of_any_number_of_pixels(clean_set):
     assert findings["images larger than the training size"].examples == [
         f"{clean_set / 'images/train/1.png'}: 20000 x 9000"
     ]
+    assert findings["images above 178,956,970 px"].level == "error"  # that training leaves them out
     assert "images that training cannot use" not in findings
 
 
