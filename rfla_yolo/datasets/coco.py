@@ -40,6 +40,8 @@ def read_coco(path: Path) -> dict[str, Any]:
     missing = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
         raise ValueError(f"annotations: {path} is no COCO file: it has no {missing[0]!r}")
+    if not content["images"]:
+        raise ValueError(f"annotations: {path} lists no images")
     images = _by_id(path, content["images"], "image", "file_name")
     for image in content["images"]:
         image["file_name"] = str(image["file_name"])

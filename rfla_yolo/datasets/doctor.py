@@ -164,7 +164,14 @@ def check_data(
 
     Raises:
         ImportError: If ImageHash is not installed.
+        ValueError: If a setting is out of its range.
     """
+    if not (isinstance(imgsz, int) and imgsz >= 1):
+        raise ValueError(f"imgsz must be a whole number of px from 1, not {imgsz!r}")
+    if not 0 <= scale <= 1:
+        raise ValueError(f"scale must be in 0 to 1, not {scale!r}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers!r}")
     try:
         import imagehash  # noqa: F401  needed by the workers; say so before they start
     except ImportError as error:
@@ -218,6 +225,8 @@ def _file_findings(scans: Sequence[_Scan], splits: Mapping[str, Sequence[tuple[P
     broken = [scan.problem for scan in scans if scan.problem]
     advice = "fetch damaged ones again, stretch deeper ones to 8 bits, or remove them with their labels"
     yield _finding("error", "images that training cannot use", broken, advice)
+    empty = [split for split in ("train", "val") if not splits.get(split)]
+    yield _finding("error", "splits without images", empty, "are the paths in the YAML right?")
     labels = {label for pairs in splits.values() for _, label in pairs}
     folders = sorted({label.parent for label in labels})
     orphans = [str(file) for folder in folders for file in sorted(folder.glob("*.txt")) if file not in labels]
@@ -239,6 +248,9 @@ def _label_findings(scans: Mapping[str, Sequence[_Scan]], names: Sequence[str]) 
     yield _finding(
         "warning", "duplicate boxes", twice, "remove them: Ultralytics drops the copies, other tools count them"
     )
+    bare = [split for split in ("train", "val") if split in scans and not any(len(s.rows) for s in scans[split])]
+    advice = "nothing can be learned or measured; are the labels beside the images, in labels for images?"
+    yield _finding("error", "splits without objects", bare, advice)
     counts = {split: {int(c) for s in found for c in s.rows[:, 0]} for split, found in scans.items()}
     unused = [name for i, name in enumerate(names) if not any(i in present for present in counts.values())]
     yield _finding("warning", "classes that never occur", unused, "remove them from the YAML, or find their labels")

@@ -22,6 +22,7 @@ from .coco import by_image, check_size, class_names, class_order, coco_boxes, re
 from .images import IMAGE_SUFFIXES, explain_image, image_size, read_image
 from .writer import Record, claim_folder, write_bytes, write_dataset
 
+SPLITS = ("train", "val", "test")  # what training reads of a dataset YAML
 VISDRONE_NAMES = (
     "pedestrian",
     "people",
@@ -73,7 +74,7 @@ def convert_coco(
         annotations: One JSON file for each split.
         images: Folder of the images, one for all splits or one for each.
         out: Folder to write to.
-        splits: Names of the splits; train, val, test in the order of the files by default.
+        splits: Names of the splits, of train, val and test; in this order by default.
 
     Returns:
         The report.
@@ -82,15 +83,15 @@ def convert_coco(
         FileNotFoundError: If a file is missing.
         ValueError: If a file is no COCO file, or names, folders and files do not fit.
     """
-    names_of = list(splits) or ["train", "val", "test"][: len(annotations)]
+    names_of = list(splits or SPLITS[: len(annotations)])
     folders = [Path(folder) for folder in images] * (len(annotations) if len(images) == 1 else 1)
     if not len(names_of) == len(annotations) == len(folders):
         raise ValueError(
             f"coco: {len(annotations)} annotation files need as many splits and one image folder or as many, "
             f"not {len(names_of)} and {len(images)}"
         )
-    if len(set(names_of)) < len(names_of) or not all(re.fullmatch(r"\w[\w.-]*", name) for name in names_of):
-        raise ValueError(f"splits must be different plain names, not {' '.join(map(repr, names_of))}")
+    if len(set(names_of)) < len(names_of) or not set(names_of) <= set(SPLITS):
+        raise ValueError(f"splits must be different ones of {', '.join(SPLITS)}, not {' '.join(map(repr, names_of))}")
     files = [Path(file) for file in annotations]
     contents = [read_coco(file) for file in files]
     names = _same_names(files, contents)
@@ -161,9 +162,7 @@ def _visdrone_records(folder: Path, split: str, others: dict[str, int], unlabell
     pairs = _pairs(folder, "annotations", _visible(folder / "annotations", (".txt",)), split, unlabelled)
     for file, image in pairs:
         boxes, classes, ignored = [], [], []
-        for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
-            if not line.strip():
-                continue
+        for number, line in _lines(file):
             try:
                 x, y, w, h, score, category = (int(cell) for cell in line.rstrip(", ").split(",")[:6])
             except ValueError:
@@ -221,9 +220,9 @@ def _dota_records(
     newer: dict[int, str] = {}  # classes that the version does not have, and where they are
     for file, image in _pairs(folder, "labelTxt*", _dota_label_files(folder, version), split, unlabelled):
         boxes, classes, ignored = [], [], []
-        for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        for number, line in _lines(file):
             cells = line.split()
-            if not cells or line.startswith(("imagesource:", "gsd:")):
+            if line.startswith(("imagesource:", "gsd:")):
                 continue
             try:
                 points = np.array([float(cell) for cell in cells[:8]]).reshape(4, 2)
@@ -318,6 +317,8 @@ def _tinyperson_records(content: dict[str, Any], index: Mapping[str, list[Path]]
             yield record
             continue
         left, top, right, bottom = (int(v) for v in corner)
+        if not (0 <= left < min(right, record.width) and 0 <= top < min(bottom, record.height)):
+            raise ValueError(f"{file}: corner {corner} of {image['file_name']} is not left, top, right, bottom in it")
         check_size(image, (right - left, bottom - top), f"{file}: corner {corner}")
         name = f"{path.stem}__{left}_{top}.png"
         save = partial(cut, path, (left, top, right, bottom))
@@ -396,8 +397,17 @@ def _pairs(
         print(f"{split}: {unlabelled[split]} images have no label file and are left out", file=sys.stderr)
     for stem, file in by_stem.items():
         if stem not in images:
-            raise FileNotFoundError(f"{file}: no image {stem} ({', '.join(IMAGE_SUFFIXES)}) in {folder / 'images'}")
+            raise FileNotFoundError(f"{file}: no image {stem} in {folder / 'images'}")
         yield file, images[stem]
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a label file that are not blank, numbered from 1."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: is no text: {error}") from None
+    yield from ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
 
 
 def _by_stem(files: Sequence[Path]) -> dict[str, Path]:

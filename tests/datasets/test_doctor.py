@@ -175,3 +175,21 @@ def test_boxes_and_polygons_in_one_file(clean_set):
     assert "0.txt: mixes boxes and polygons" in check(clean_set)[1]["bad label lines"].examples[0]
     (clean_set / "labels/train/0.txt").write_text("0 0.1 0.1 0.2 0.1 0.2 0.2\n")
     assert check(clean_set)[1] == {}
+
+
+def test_splits_of_nothing_are_errors(clean_set):
+    for image in (clean_set / "images/train").iterdir():
+        image.unlink()
+    for label in (clean_set / "labels/val").iterdir():
+        label.write_text("")
+    findings = check(clean_set)[1]
+    assert findings["splits without images"].examples == ["train"]
+    assert findings["splits without objects"].examples == ["val"]
+
+
+@pytest.mark.parametrize(
+    "setting", [{"imgsz": 0}, {"imgsz": -5}, {"scale": 2}, {"scale": float("nan")}, {"workers": 0}]
+)
+def test_settings_out_of_range(clean_set, setting):
+    with pytest.raises(ValueError, match=f"{next(iter(setting))} must be"):
+        check(clean_set, **setting)

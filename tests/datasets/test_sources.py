@@ -143,6 +143,7 @@ class TestCoco:
             (lambda c: c["categories"][0].update(id=2), "two of 'id' 2 among the category entries"),
             (lambda c: c["categories"][0].update(name="plane"), "categories 5 and 2 are both 'plane'"),
             (lambda c: c["categories"].clear(), "has no categories"),
+            (lambda c: c["images"].clear(), "lists no images"),
             (
                 lambda c: c["annotations"][0].pop("bbox"),
                 "annotation 1: bbox must be x, y, width, height in px, not None",
@@ -193,9 +194,9 @@ class TestCoco:
         (source / "x.json").write_text((source / "x.json").read_text(), encoding="utf-8-sig")
         assert convert_coco([source / "x.json"], [source / "images"], source / "out")["splits"]["train"]["images"] == 2
 
-    @pytest.mark.parametrize("splits", [["train", "train"], ["a/b", "val"], ["train", ""]])
-    def test_splits_are_different_plain_names(self, source, splits):
-        with pytest.raises(ValueError, match="splits must be different plain names"):
+    @pytest.mark.parametrize("splits", [["train", "train"], ["train2017", "val"], ["train", ""]])
+    def test_splits_are_those_that_training_reads(self, source, splits):
+        with pytest.raises(ValueError, match="splits must be different ones of train, val, test"):
             convert_coco([source / "x.json"] * 2, [source / "images"], source / "out", splits)
 
     def test_what_training_passes_over_is_refused(self, source):
