@@ -38,7 +38,7 @@ def make_sources(root: Path, seed: int) -> None:
     boxes_left, done = PUBLISHED["v1"]["boxes"], 0
     names = yaml.safe_load((resource_dir("data") / "aitod.yaml").read_text(encoding="utf-8"))["names"]
     categories = [{"id": i + 1, "name": name} for i, name in names.items()]
-    small = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    small = cv2.imencode(".png", np.zeros((800, 800), np.uint8))[1].tobytes()
     (root / "xview").mkdir()
     (root / "toolkit").mkdir()
     (root / "aitod" / "annotations").mkdir(parents=True)

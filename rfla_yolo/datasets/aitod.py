@@ -23,7 +23,7 @@ import yaml
 
 from ..config import resource_dir
 from .coco import by_image, class_names, class_order, coco_boxes, read_coco
-from .images import open_image, read_image
+from .images import image_size, open_image, read_image
 from .sources import crop
 from .writer import (
     REPORT,
@@ -200,7 +200,9 @@ def do_job(job: Job) -> list[str]:
 
 
 def _check_image(path: Path) -> None:
-    """Raise OSError, ValueError or SyntaxError unless an image file is whole."""
+    """Raise OSError, ValueError or SyntaxError unless an image file is whole and of the size of AI-TOD's."""
+    if (size := image_size(path)) != (TILE, TILE):
+        raise ValueError(f"it is of {size[0]} x {size[1]} px, AI-TOD's are of {TILE} x {TILE}")
     with open_image(path) as image:
         image.verify()
 

@@ -297,7 +297,7 @@ def convert_tinyperson(root: str | Path, out: str | Path) -> dict[str, Any]:
 
 def _tinyperson_file(root: Path, part: str) -> Path:
     """Return the annotation file of a part: tiles before whole images, all persons before parts of them."""
-    found = sorted(root.rglob(f"tiny_set_{part}*.json"), key=lambda p: ("corner" not in p.parts, len(p.name), p.name))
+    found = sorted(root.rglob(f"tiny_set_{part}*.json"), key=lambda p: ("corner" not in p.parts, len(p.name), str(p)))
     if not found:
         raise FileNotFoundError(f"tinyperson: no tiny_set_{part}*.json under {root}")
     return found[0]
@@ -311,18 +311,28 @@ def _tinyperson_records(content: dict[str, Any], index: Mapping[str, list[Path]]
         boxes = coco_boxes(objects)
         ignored = [bool(a.get("ignore") or a.get("uncertain") or a.get("iscrowd")) for a in objects]
         record = _record(path, boxes, [0] * len(boxes), ignored)
-        corner = image.get("corner")
-        if not corner:
+        if not image.get("corner"):
             check_size(image, (record.width, record.height), str(file))
             yield record
             continue
-        left, top, right, bottom = (int(v) for v in corner)
-        if not (0 <= left < min(right, record.width) and 0 <= top < min(bottom, record.height)):
-            raise ValueError(f"{file}: corner {corner} of {image['file_name']} is not left, top, right, bottom in it")
-        check_size(image, (right - left, bottom - top), f"{file}: corner {corner}")
+        left, top, right, bottom = _corner(image, record, file)
         name = f"{path.stem}__{left}_{top}.png"
         save = partial(cut, path, (left, top, right, bottom))
         yield replace(record, name=name, width=right - left, height=bottom - top, save=save)
+
+
+def _corner(image: dict[str, Any], whole: Record, file: Path) -> tuple[int, int, int, int]:
+    try:
+        left, top, right, bottom = (int(v) for v in image["corner"])
+        inside = 0 <= left < min(right, whole.width) and 0 <= top < min(bottom, whole.height)
+    except (TypeError, ValueError):
+        inside = False
+    if not inside:
+        raise ValueError(
+            f"{file}: corner {image['corner']!r} of {image['file_name']} must be left, top, right, bottom "
+            f"in {whole.width} x {whole.height} px"
+        )
+    return left, top, right, bottom
 
 
 def _tinyperson_image(name: str, index: Mapping[str, list[Path]], file: Path) -> Path:

@@ -152,6 +152,27 @@ def test_missing_and_damaged_sources_are_named_and_the_build_goes_on(tmp_path, p
     assert "Wrote" in capsys.readouterr().out
 
 
+def test_an_own_image_of_another_size_is_a_problem(tmp_path, published):
+    make_sources(tmp_path)
+    Image.new("RGB", (400, 400)).save(tmp_path / "aitod/images/test/P0004.png")
+    problems = build(tmp_path)["problems"]
+    assert len(problems) == 1 and "P0004.png: cannot be read (it is of 400 x 400 px, AI-TOD's are of 800" in problems[0]
+
+
+def test_ids_as_text_lose_no_labels(tmp_path, published):
+    make_sources(tmp_path)
+    file = tmp_path / "aitod/annotations/aitod_training_v1.json"
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"]:
+        annotation["image_id"] = str(annotation["image_id"])
+    file.write_text(json.dumps(content))
+    assert build(tmp_path)["splits"]["train"]["boxes_written"] == 8
+    content["annotations"][3]["image_id"] = 99
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"aitod_training_v1\.json: annotation 4: image_id 99 is none of the 4 listed"):
+        build(tmp_path, "out2")
+
+
 def test_wrong_counts_are_a_problem(tmp_path):
     make_sources(tmp_path)
     problems = build(tmp_path)["problems"]

@@ -354,6 +354,25 @@ def test_dota_as_people_have_it(tmp_path, capsys):
         convert_dota(tmp_path, tmp_path / "out2")
 
 
+@pytest.mark.parametrize("corner", [[-5, 0, 50, 50], [0, 0, 50], "abcd", [40, 0, 80, 40], [10, 0, 5, 5]])
+def test_tinyperson_corners_that_are_none(tmp_path, corner):
+    write_image(tmp_path / "train" / "a.png", 40, 40)
+    images = [{"id": 1, "file_name": "a.png", "corner": corner}]
+    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "person"}]}
+    for part in ("train", "test"):
+        (tmp_path / f"tiny_set_{part}.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"corner .* of a\.png must be left, top, right, bottom in 40 x 40 px"):
+        convert_tinyperson(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_label_files_that_are_no_text_are_named(tmp_path):
+    dota_labels(tmp_path, "labelTxt", SHIP)
+    (tmp_path / "train/labelTxt/P0001.txt").write_bytes(b"\xff\x00")
+    with pytest.raises(ValueError, match=r"P0001\.txt: is no text"):
+        convert_dota(tmp_path, tmp_path / "out")
+
+
 def test_tinyperson_takes_the_picture_that_is_meant(tmp_path):
     for place, grey in (("train/sea", 10), ("test/sea", 20), ("erase_with_uncertain_dataset/train/sea", 30)):
         (tmp_path / place).mkdir(parents=True)
