@@ -218,7 +218,7 @@ class TestCoco:
         exif = Image.Exif()
         exif[274] = 6
         Image.new("RGB", (60, 40)).save(source / "images" / "b.png", exif=exif)
-        with pytest.raises(ValueError, match="b.png is 60 x 40 px there, the picture is 40 x 60"):
+        with pytest.raises(ValueError, match=r"b\.png is 60 x 40 px there, the picture is 40 x 60"):
             self.change(source, lambda c: c["images"][1].update(width=60, height=40))
         self.change(source, lambda c: c["images"][1].update(width=None, height=None))
         truth = json.loads((source / "out/annotations/train.json").read_text())
