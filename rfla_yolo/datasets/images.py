@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ FORMATS = {suffix[1:].upper() for suffix in IMAGE_SUFFIXES} | {"JPEG2000"}
 SHORTEST = 10  # px; Ultralytics leaves out images with a shorter side
 ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 TURNED_BY_OPENCV = ("JPEG", "MPO", "PNG")  # in every version; of others it depends
-OPENCV_LIMIT = 2**30  # px
+LARGEST = 2**30  # px that are read at once, as OpenCV does; some 7 GB of memory
 PILLOW_ONLY = ("AVIF", "HEIF")  # OpenCV does not turn them, or cannot read them at all
 WIDE_MODES = {"I": "int32", "F": "float32"}  # Pillow's modes of one value of more than 8 bits, beside I;16
 
@@ -87,7 +88,8 @@ def image_depth(image: ImageFile.ImageFile) -> str:
     if image.mode in WIDE_MODES or image.mode.startswith("I;16"):
         return WIDE_MODES.get(image.mode, "uint16")
     # colours of 16 bits are opened as 8: only how they are stored tells
-    stored = [a for tile in image.tile for a in (tile.args if isinstance(tile.args, tuple) else (tile.args,))]
+    arguments = [tile[3] for tile in image.tile]
+    stored = [a for args in arguments for a in (args if isinstance(args, tuple) else (args,))]
     if any(isinstance(a, str) and a.endswith((";16B", ";16L", ";16N")) for a in stored):
         return "uint16"
     if image.format == "PPM" and any(isinstance(a, int) and a > 255 for a in stored):
@@ -121,14 +123,14 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     Raises:
         OSError: If the file cannot be opened.
-        ValueError: If it is no image or a damaged one, or holds more than 8 bits a value.
+        ValueError: If it is no image or a damaged one, too large to be read at once, or of more than 8 bits a value.
     """
     with open_image(path) as image:
         if depth := image_depth(image):
             raise ValueError(too_deep(path, depth))
-        pixels = None
-        if image.format not in PILLOW_ONLY and image.width * image.height <= OPENCV_LIMIT:
-            pixels = _decode(path)
+        if image.width * image.height > LARGEST:
+            raise ValueError(f"{path}: {image.width} x {image.height} px are more than the {LARGEST:,} read at once")
+        pixels = None if image.format in PILLOW_ONLY else _decode(path)
         if pixels is None:
             try:
                 pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[..., ::-1]
@@ -142,8 +144,9 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 def _decode(path: Path) -> NDArray[Any] | None:
     """Decode by OpenCV from memory: reading by path fails for turned TIFFs, and for some names on Windows."""
     content = np.fromfile(path, np.uint8)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-    pixels: NDArray[Any] | None = cv2.imdecode(content, flags) if content.size else None
+    pixels: NDArray[Any] | None = None
+    with suppress(cv2.error):  # for a file without a byte, and for sides above 2^20 px
+        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     return pixels
 
 

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from ultralytics.data.utils import exif_size
+from ultralytics.data.utils import exif_size, verify_image_label
 from ultralytics.utils.patches import imread
 
-from rfla_yolo.datasets.images import check_depth, image_size, open_image, read_image
+from rfla_yolo.datasets.images import check_depth, explain_image, image_size, open_image, read_image
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
 
@@ -99,3 +99,33 @@ def test_above_the_limit_of_pillow(tmp_path):
         Image.open(tmp_path / "big.png")
     assert image_size(tmp_path / "big.png") == (width, height)
     assert read_image(tmp_path / "big.png").shape == (height, width, 3)
+
+
+def test_a_side_above_the_limit_of_opencv(tmp_path):
+    (tmp_path / "strip.png").write_bytes(grey_png(2**20 + 1, 10))
+    assert read_image(tmp_path / "strip.png").shape == (10, 2**20 + 1, 3)
+
+
+def test_what_cannot_be_read_at_once_is_named(tmp_path):
+    (tmp_path / "scene.png").write_bytes(grey_png(2**15, 2**15 + 1))
+    assert image_size(tmp_path / "scene.png") == (2**15, 2**15 + 1)
+    with pytest.raises(ValueError, match=r"scene\.png: 32768 x 32769 px are more than the 1,073,741,824 read at once"):
+        read_image(tmp_path / "scene.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "size", "words"),
+    [
+        ("a.png", "PNG", (10, 10), ""),
+        ("a.jpg", "JPEG", (400, 10), ""),
+        ("a.tif", "TIFF", (40, 10), ""),
+        ("a.png", "PNG", (40, 9), "a.png: of 40 x 9 px; training leaves out images under 10 px"),
+        ("a.png", "GIF", (40, 40), "a.png: is a GIF, which training leaves out"),
+        ("a.bmp", "PPM", (40, 40), "a.bmp: is a PPM, which training leaves out"),
+    ],
+)
+def test_explain_image_agrees_with_ultralytics(tmp_path, name, kind, size, words):
+    Image.new("RGB", size).save(tmp_path / name, kind)
+    assert (words in explain_image(tmp_path / name)) and bool(explain_image(tmp_path / name)) == bool(words)
+    stock = verify_image_label((str(tmp_path / name), str(tmp_path / "a.txt"), "", False, 1, 0, 0, False))
+    assert (stock[0] is None) == bool(words)
