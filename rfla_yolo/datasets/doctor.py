@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..report import Page
 from .checks import parse_labels
-from .images import explain_image, image_size, open_image
+from .images import TRAINED_PIXELS, explain_image, image_size, open_image
 from .writer import SIZES, count_sizes, progress
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ NEAR = 4  # bits of 64 in which the perceptual hashes of near duplicates differ 
 ROUNDING = 0.01  # px; normalised text has lost the last digits of a pixel
 LOADER_LIMIT = 2.0  # px; Ultralytics' loader drops augmented boxes with a side of this or less
 STOCK_MAX_DET, MAX_DET = 300, 3000  # detections an image: Ultralytics' default and this package's
-TRAINED_PIXELS = 178_956_970  # of an image; training leaves larger ones out as a possible attack, as Pillow does
 LEVELS = ("error", "warning", "note")
 
 

@@ -19,6 +19,7 @@ IMAGE_SUFFIXES = (
 )
 FORMATS = {suffix[1:].upper() for suffix in IMAGE_SUFFIXES} | {"JPEG2000"}
 SHORTEST = 10  # px; Ultralytics leaves out images with a shorter side
+TRAINED_PIXELS = 178_956_970  # of an image; training leaves larger ones out as a possible attack, as Pillow does
 ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 TURNED_BY_OPENCV = ("JPEG", "MPO", "PNG")  # in every version; of others it depends
 LARGEST = 2**30  # px that are read at once, as OpenCV does; some 7 GB of memory

@@ -13,6 +13,7 @@ from ultralytics.utils import LOGGER, YAML
 
 from ..config import resource_dir
 from ..datasets import explain_label_file
+from ..datasets.images import TRAINED_PIXELS, explain_image
 
 LISTED = 10  # bad files named in one message
 
@@ -137,7 +138,8 @@ def _explain(images: list[str], num_classes: int) -> str:
         if not Path(image).is_file():
             lines.append(f"{image}: no such image")
         else:
-            lines.append(explain_label_file(Path(label), num_classes) or f"{image}: image cannot be read")
+            unknown = f"{image}: is damaged, or above {TRAINED_PIXELS:,} px and to be cut by 'rfla-yolo data tile'"
+            lines.append(explain_label_file(Path(label), num_classes) or explain_image(Path(image)) or unknown)
     if len(images) > LISTED:
         lines.append(f"... and {len(images) - LISTED} more")
     return f"{len(images)} images cannot be used because of bad labels or files:\n  " + "\n  ".join(lines)

@@ -13,6 +13,7 @@ from ultralytics.data.utils import exif_size, verify_image_label
 from ultralytics.utils.patches import imread
 
 from rfla_yolo.datasets.images import check_depth, explain_image, image_size, open_image, read_image
+from rfla_yolo.engine.data import _explain
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
 
@@ -129,3 +130,12 @@ def test_explain_image_agrees_with_ultralytics(tmp_path, name, kind, size, words
     assert (words in explain_image(tmp_path / name)) and bool(explain_image(tmp_path / name)) == bool(words)
     stock = verify_image_label((str(tmp_path / name), str(tmp_path / "a.txt"), "", False, 1, 0, 0, False))
     assert (stock[0] is None) == bool(words)
+
+
+def test_training_says_why_it_leaves_images_out(tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png", "GIF")
+    (tmp_path / "b.png").write_text("<html>")
+    (tmp_path / "c.png").write_bytes(grey_png(20_000, 9_000))
+    message = _explain([str(tmp_path / f"{name}.png") for name in "abc"], num_classes=1)
+    assert "a.png: is a GIF" in message and "b.png: is no image" in message
+    assert "c.png: is damaged, or above 178,956,970 px and to be cut by 'rfla-yolo data tile'" in message
