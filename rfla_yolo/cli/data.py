@@ -99,15 +99,17 @@ def _data_tile(argv: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed that draws the empty tiles [0]")
     args = parser.parse(argv)
     from ..datasets import tile_dataset
-    from ..engine.data import list_images
+    from ..engine.data import find_dataset_yaml, list_annotations, list_images
 
-    names, splits = list_images(args.pop("data"))
-    print(_summary(tile_dataset(splits, names, **args)))
+    data = find_dataset_yaml(args.pop("data"))
+    known = Path(data).resolve() if Path(data).is_file() else data  # else by name, of those that Ultralytics has
+    names, splits = list_images(data)
+    print(_summary(tile_dataset(splits, names, annotations=list_annotations(data), data=known, **args)))
     print(f"Wrote {args['out']}: train with --data {Path(args['out']) / 'data.yaml'}")
 
 
 def _data_merge(argv: Sequence[str]) -> None:
-    """Move detections on tiles back to the whole images."""
+    """Move detections on tiles back to the whole images; objects cut at borders may stay twice."""
     parser = Parser("data merge", _data_merge.__doc__)
     parser.add_argument("--out", required=True, metavar="FILE", help="file for the detections")
     parser.add_argument("--predictions", required=True, help="detections on the tiles, predictions.json of val")

@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import json
+import os
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..evaluation.inputs import load_inputs
 from .checks import read_labels
-from .sources import image_size
+from .images import check_depth, image_size, read_image
+from .sources import by_image, coco_boxes, read_coco
+from .truth import match_categories, match_images
 from .writer import (
     REPORT,
     Record,
     claim_folder,
-    clean,
-    coco_annotations,
-    label_text,
-    new_counts,
+    clip,
+    forget_stale,
     progress,
+    source_stamp,
+    write_annotations,
     write_bytes,
     write_text,
     write_yaml,
 )
 
 TILES = "tiles.json"  # where each tile comes from
-Corner = tuple[int, int, int, int]
+
+
+class _Tile(NamedTuple):
+    """A tile with its objects, where it lies in the whole image (left, top, right, bottom, px), and the id of that."""
+
+    record: Record
+    corner: tuple[int, int, int, int]
+    image_id: int
 
 
 def tile_dataset(
@@ -39,6 +51,8 @@ def tile_dataset(
     names: Sequence[str],
     out: str | Path,
     *,
+    annotations: Mapping[str, str | Path] | None = None,
+    data: str | Path = "",
     size: int = 800,
     overlap: int = 200,
     visible: float = 0.3,
@@ -50,10 +64,17 @@ def tile_dataset(
     SAHI places the tiles; the last of an axis is moved back to the border. Boxes are cut here: SAHI rounds areas to
     whole px^2 before it compares them, which decides wrongly about tiny objects.
 
+    A tile is named by its image, left and top: ``{image}__{left}_{top}.png``; where images of a split share their stem,
+    folders and suffix become part of it. Started again, only tiles are cut that are missing or whose image has changed
+    (its path, bytes or time), and those of images that have gone are removed; labels and ground truth are made anew.
+
     Args:
         splits: Images and their label files by split.
         names: Class names.
         out: Folder to write to.
+        annotations: COCO ground truth by split. Its objects with ``iscrowd`` or ``ignore``, which have no labels, are
+            cut too, whatever is left of them, and become crowd in the ground truth of tiles and whole images.
+        data: What the dataset is called, its YAML: tiles of another one are not mixed in.
         size: Side of a tile, px.
         overlap: Overlap of neighbouring tiles, px.
         visible: Objects cut at a border are kept where at least this share of their area is inside.
@@ -64,7 +85,9 @@ def tile_dataset(
         The report, as written to ``conversion_report.json``.
 
     Raises:
-        ValueError: If a setting is out of its range, an image cannot be read, or ``out`` holds something else.
+        FileNotFoundError: If an image or a file of annotations is missing.
+        ValueError: If a setting is out of its range, an image cannot be read or is not in its annotations, a label is
+            bad, or ``out`` holds something else.
         ImportError: If SAHI is not installed.
     """
     if type(size) is not int or size < 1:
@@ -73,16 +96,24 @@ def tile_dataset(
         raise ValueError(f"overlap must be in px, from 0 to below size ({size}), not {overlap!r}")
     if not 0 <= visible <= 1 or not empty >= 0:
         raise ValueError(f"visible must be in 0 to 1 and empty at least 0, not {visible!r} and {empty!r}")
-    sources = {split: str(pairs[0][0].parent) for split, pairs in splits.items() if pairs}
     settings = {"size": size, "overlap": overlap, "visible": visible, "empty": empty, "seed": seed}
-    root = claim_folder(Path(out), {"command": "tile", **sources, **settings})
+    root = claim_folder(Path(out), {"command": "tile", "data": str(data), **settings})
+    wholes = {split: _read(split, pairs, names, (annotations or {}).get(split)) for split, pairs in splits.items()}
     report: dict[str, Any] = {"source": "tile", **settings, "splits": {}}
-    places: dict[str, dict[str, Any]] = {}
-    for split, pairs in splits.items():
-        keep = empty if split == "train" else float("inf")
-        report["splits"][split], places[split] = _tile_split(
-            root, split, pairs, names, size, overlap, visible, keep, seed
-        )
+    tiles: dict[str, list[_Tile]] = {}
+    for split, records in wholes.items():
+        cut, cut_off = _cut(records, size, overlap, visible)
+        tiles[split] = _choose(cut, empty if split == "train" else float("inf"), seed)
+        report["splits"][split] = {"empty_tiles_left_out": len(cut) - len(tiles[split]), "cut_below_visible": cut_off}
+    forget_stale(
+        root, {s: {t.record.name: [*source_stamp(t.record.image), *t.corner] for t in tiles[s]} for s in tiles}
+    )
+    for split, chosen in tiles.items():
+        counts = write_annotations(root, split, [tile.record for tile in chosen], names)
+        whole = write_annotations(root, f"{split}_whole", wholes[split], names, labels=False)
+        report["splits"][split] = {**counts, **report["splits"][split], "whole": whole}
+        _write_tiles(root / "images" / split, chosen)
+    places = {split: {tile.record.name: _place(tile, wholes[split]) for tile in tiles[split]} for split in tiles}
     write_text(root / TILES, json.dumps(places))
     write_yaml(root / "data.yaml", root, {split: f"images/{split}" for split in splits}, names)
     write_text(root / REPORT, json.dumps(report, indent=1) + "\n")
@@ -94,8 +125,13 @@ def merge_tiles(
 ) -> list[dict[str, Any]]:
     """Move detections on tiles to the whole images, and drop those found twice.
 
+    Not the figures of whole images: of an object that two tiles cut, both parts are found, and where they overlap less
+    than ``iou`` both stay. One of them at least is a false positive, and the other may be too small a part to match.
+    Perfect detections on tiles lose the more, the larger the objects are (docs/datasets.md has the figures).
+
     Args:
-        predictions: COCO detections on the tiles, as validation on the tiled set writes them.
+        predictions: COCO detections on the tiles, as validation on the tiled set writes them, this package's or
+            Ultralytics': ``image_id`` is the id, the file name or the file's stem of a tile.
         tiles: Folder of the tiled set.
         split: Their split.
         iou: Of two detections of a class that overlap more, the weaker is dropped (non-maximum suppression).
@@ -105,7 +141,7 @@ def merge_tiles(
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a detection names a tile that is not there.
+        ValueError: If a detection names no tile or more than one, or cannot be evaluated.
     """
     import torch
     from torchvision.ops import batched_nms
@@ -115,21 +151,21 @@ def merge_tiles(
         if not file.is_file():
             raise FileNotFoundError(f"tiles: no such file: {file}")
     places = json.loads((root / TILES).read_text(encoding="utf-8"))[split]
-    images = json.loads((root / "annotations" / f"{split}.json").read_text(encoding="utf-8"))["images"]
-    name_of = {image["id"]: image["file_name"] for image in images}
-    found = predictions if isinstance(predictions, list) else json.loads(Path(predictions).read_text(encoding="utf-8"))
-    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for detection in found:
-        name = name_of.get(detection["image_id"], detection["image_id"])
-        if name not in places:
-            raise ValueError(f"predictions: image_id {detection['image_id']!r} is no tile of {split} in {root}")
+    try:
+        inputs = load_inputs(root / "annotations" / f"{split}.json", predictions)
+    except ValueError as error:
+        raise ValueError(f"tiles {root}, {split}: {error}") from None
+    place_of = {image["id"]: places[image["file_name"]] for image in inputs.images}
+    by_whole: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for detection in inputs.detections:
+        place = place_of[detection["image_id"]]
+        left, top = place["corner"][:2]
         x, y, w, h = detection["bbox"]
-        left, top = places[name]["corner"][:2]
-        whole = places[name]["image_id"]
-        by_image[whole].append({**detection, "image_id": whole, "bbox": [x + left, y + top, w, h]})
+        moved = {"image_id": place["image_id"], "category_id": detection["category_id"]}
+        by_whole[place["image_id"]].append({**moved, "bbox": [x + left, y + top, w, h], "score": detection["score"]})
     merged = []
-    for whole in sorted(by_image):
-        candidates = by_image[whole]
+    for whole in sorted(by_whole):
+        candidates = by_whole[whole]
         boxes = torch.tensor([d["bbox"] for d in candidates], dtype=torch.float64)
         boxes[:, 2:] += boxes[:, :2]
         scores = torch.tensor([d["score"] for d in candidates], dtype=torch.float64)
@@ -138,101 +174,132 @@ def merge_tiles(
     return merged
 
 
-def _tile_split(
-    root: Path,
-    split: str,
-    pairs: Sequence[tuple[Path, Path]],
-    names: Sequence[str],
-    size: int,
-    overlap: int,
-    visible: float,
-    empty: float,
-    seed: int,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(
+    split: str, pairs: Sequence[tuple[Path, Path]], names: Sequence[str], annotations: str | Path | None
+) -> list[Record]:
+    """Return the whole images, called by their path below the folder they share, with labelled and ignored objects."""
+    pairs = list({os.path.abspath(image): (image, label) for image, label in pairs}.values())  # listed twice, cut once
+    crowd = _crowd(Path(annotations), [image for image, _ in pairs], names) if annotations else {}
+    shared = os.path.commonpath([os.path.abspath(image.parent) for image, _ in pairs]) if pairs else ""
+    records = []
+    for image, label in progress(pairs, len(pairs), f"labels of {split}"):
+        check_depth(image)
+        width, height = image_size(image)
+        rows = read_labels(label, len(names))
+        boxes = np.concatenate([rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2], 1)
+        entry, ignored, classes = crowd.get(image, ({}, np.zeros((0, 4)), np.zeros(0, dtype=np.int64)))
+        given = entry.get("width", width), entry.get("height", height)
+        if given != (width, height):
+            there, here = (f"{w} x {h} px" for w, h in (given, (width, height)))
+            raise ValueError(f"annotations {annotations}: {image} is {there} there, the file is {here}")
+        records.append(
+            Record(
+                image,
+                Path(os.path.relpath(image, shared)).as_posix(),
+                width,
+                height,
+                np.concatenate([boxes * np.array([width, height] * 2), ignored]),
+                np.concatenate([rows[:, 0].astype(np.int64), classes]),
+                np.arange(len(rows) + len(ignored)) >= len(rows),
+            )
+        )
+    return records
+
+
+def _crowd(
+    file: Path, images: Sequence[Path], names: Sequence[str]
+) -> dict[Path, tuple[dict[str, Any], NDArray[np.float64], NDArray[np.int64]]]:
+    """Return COCO image, boxes (xyxy px) and classes of the ignored objects, by image."""
+    coco = read_coco(file)
+    entries = match_images(coco, images, f"annotations {file}")
+    categories = match_categories(coco, dict(enumerate(names)), f"annotations {file}")
+    label_of = {category: label for label, category in categories.items()}
+    objects = by_image(coco)
+    found = {}
+    for image, entry in entries.items():
+        of_image = [a for a in objects[entry["id"]] if a["category_id"] in label_of]
+        if ignored := [a for a in of_image if a.get("iscrowd") or a.get("ignore")]:
+            classes = np.array([label_of[a["category_id"]] for a in ignored], dtype=np.int64)
+            found[image] = entry, coco_boxes(ignored), classes
+    return found
+
+
+def _cut(wholes: Sequence[Record], size: int, overlap: int, visible: float) -> tuple[list[_Tile], int]:
+    """Return all tiles with their objects, and how many objects at borders were not visible enough."""
     try:
         from sahi.slicing import get_slice_bboxes
     except ImportError as error:
         raise ImportError(f"tile needs SAHI: pip install 'rfla-yolo[data]' ({error})") from None
-    for kind in ("images", "labels"):
-        (root / kind / split).mkdir(parents=True, exist_ok=True)
-    (root / "annotations").mkdir(exist_ok=True)
-    whole_counts = new_counts(names)
-    whole_images: list[dict[str, Any]] = []
-    whole_annotations: list[dict[str, Any]] = []
-    cut_off = 0
-    tiles: list[tuple[Record, Corner, int]] = []
-    for number, (image, label) in enumerate(progress(pairs, len(pairs), f"labels of {split}"), start=1):
-        width, height = image_size(image)
-        rows = read_labels(label, len(names))
-        scale = np.array([width, height] * 2)
-        boxes = np.concatenate([rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2], 1) * scale
-        classes = rows[:, 0].astype(np.int64)
-        whole = Record(image, image.name, width, height, boxes, classes, np.zeros(len(rows), dtype=bool))
-        clipped, kept = clean(whole, whole_counts, names)
-        whole_images.append({"id": number, "file_name": image.name, "width": width, "height": height})
-        whole_annotations += coco_annotations(whole, clipped, kept, number, len(whole_annotations) + 1)
-        for corner in get_slice_bboxes(height, width, size, size, False, overlap / size, overlap / size):
-            inside, number_cut = _inside(replace(whole, boxes=clipped), kept, corner, visible)
-            cut_off += number_cut
-            tiles.append((inside, tuple(corner), number))
-    chosen = _choose(tiles, empty, seed)
-    counts = new_counts(names)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    places: dict[str, Any] = {}
-    for record, corner, whole_id in progress(chosen, len(chosen), f"tiles of {split}"):
-        boxes, kept = clean(record, counts, names)
-        image_id = len(images) + 1
-        images.append({"id": image_id, "file_name": record.name, "width": record.width, "height": record.height})
-        annotations += coco_annotations(record, boxes, kept, image_id, len(annotations) + 1)
-        places[record.name] = {"image_id": whole_id, "file_name": record.image.name, "corner": list(corner)}
-        write_text(root / "labels" / split / f"{Path(record.name).stem}.txt", label_text(record, boxes, kept))
-    _write_tiles(root / "images" / split, chosen, split)
-    categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
-    for name, found, objects in ((split, images, annotations), (f"{split}_whole", whole_images, whole_annotations)):
-        coco = {"images": found, "annotations": objects, "categories": categories}
-        write_text(root / "annotations" / f"{name}.json", json.dumps(coco))
-    counts |= {"empty_tiles_left_out": len(tiles) - len(chosen), "cut_below_visible": cut_off, "whole": whole_counts}
-    return counts, places
+    share = (overlap + 0.5) / size  # SAHI multiplies and rounds down, which must not lose a pixel
+    tiles, cut_off = [], 0
+    for image_id, (whole, stem) in enumerate(zip(wholes, _stems([whole.name for whole in wholes])), start=1):
+        boxes, kept = clip(whole)
+        clipped = replace(whole, boxes=boxes[kept], classes=whole.classes[kept], ignored=whole.ignored[kept])
+        for corner in get_slice_bboxes(whole.height, whole.width, size, size, False, share, share):
+            record, number = _inside(clipped, stem, corner, visible)
+            tiles.append(_Tile(record, tuple(corner), image_id))
+            cut_off += number
+    return tiles, cut_off
 
 
-def _inside(whole: Record, kept: NDArray[np.bool_], corner: Sequence[int], visible: float) -> tuple[Record, int]:
+def _stems(names: Sequence[str]) -> list[str]:
+    """Return what tiles are called by: the stem where no other image has it, else folders, suffix or a number too."""
+    stems = Counter(Path(name).stem.casefold() for name in names)
+    taken = {stem for stem, number in stems.items() if number == 1}
+    found = []
+    for name in names:
+        stem = Path(name).stem
+        if stems[stem.casefold()] > 1:
+            whole = "_".join(Path(name).parts).replace(".", "_")
+            longer = ("_".join(Path(name).with_suffix("").parts), whole)
+            stem = next(s for s in chain(longer, (f"{whole}_{i}" for i in count(2))) if s.casefold() not in taken)
+            taken.add(stem.casefold())
+        found.append(stem)
+    return found
+
+
+def _inside(whole: Record, stem: str, corner: Sequence[int], visible: float) -> tuple[Record, int]:
     """Return the tile with the objects that are visible enough, and how many were not."""
     left, top, right, bottom = corner
     boxes = whole.boxes.clip((left, top, left, top), (right, bottom, right, bottom))
     part = (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(1)
     full = (whole.boxes[:, 2:] - whole.boxes[:, :2]).prod(1)
-    touched = kept & (part > 0)
-    enough = touched & (part >= visible * full)
+    enough = (part > 0) & (whole.ignored | (part >= visible * full))
     record = Record(
         whole.image,
-        f"{whole.image.stem}__{left}_{top}.png",
+        f"{stem}__{left}_{top}.png",
         right - left,
         bottom - top,
         boxes[enough] - (left, top, left, top),
         whole.classes[enough],
-        np.zeros(int(enough.sum()), dtype=bool),
+        whole.ignored[enough],
     )
-    return record, int((touched & ~enough).sum())
+    return record, int(((part > 0) & ~enough).sum())
 
 
-def _choose(tiles: list[tuple[Record, Corner, int]], empty: float, seed: int) -> list[tuple[Record, Corner, int]]:
-    """Keep all tiles with objects and some without, in their order."""
-    without = [i for i, (record, _, _) in enumerate(tiles) if not len(record.boxes)]
+def _choose(tiles: list[_Tile], empty: float, seed: int) -> list[_Tile]:
+    """Keep all tiles with labelled objects and some without, in their order."""
+    without = [i for i, tile in enumerate(tiles) if tile.record.ignored.all()]
     wanted = min(len(without), round(empty * (len(tiles) - len(without))) if np.isfinite(empty) else len(without))
     dropped = set(without) - set(random.Random(seed).sample(without, wanted))
     return [tile for i, tile in enumerate(tiles) if i not in dropped]
 
 
-def _write_tiles(folder: Path, tiles: Sequence[tuple[Record, Corner, int]], split: str) -> None:
+def _place(tile: _Tile, wholes: Sequence[Record]) -> dict[str, Any]:
+    name = wholes[tile.image_id - 1].name
+    return {"image_id": tile.image_id, "file_name": name, "corner": list(tile.corner)}
+
+
+def _write_tiles(folder: Path, tiles: Sequence[_Tile]) -> None:
     """Write the tiles that are not there yet, reading every image once."""
-    missing: dict[Path, list[tuple[str, Corner]]] = defaultdict(list)
-    for record, corner, _ in tiles:
-        if not (folder / record.name).exists():
-            missing[record.image].append((record.name, corner))
-    for source, parts in progress(missing.items(), len(missing), f"images of {split}"):
-        image = cv2.imread(str(source))
-        if image is None:
-            raise ValueError(f"{source}: image cannot be read")
-        for name, (left, top, right, bottom) in parts:
-            write_bytes(folder / name, cv2.imencode(".png", image[top:bottom, left:right])[1].tobytes())
+    folder.mkdir(parents=True, exist_ok=True)
+    missing: dict[Path, list[_Tile]] = defaultdict(list)
+    for tile in tiles:
+        if not (folder / tile.record.name).exists():
+            missing[tile.record.image].append(tile)
+    for source, parts in progress(missing.items(), len(missing), f"images of {folder.name}"):
+        image = read_image(source)
+        for tile in parts:
+            left, top, right, bottom = tile.corner
+            content = cv2.imencode(".png", image[top:bottom, left:right])[1].tobytes()
+            write_bytes(folder / tile.record.name, content)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 T = TypeVar("T")
 STATE = "rfla-yolo-data.json"  # says which command with which settings the folder belongs to
+SOURCES = "sources.json"  # what each image was made of
 REPORT = "conversion_report.json"
 SIZES = {"vt": 8.0, "t": 16.0, "s": 32.0, "m": float("inf")}  # AI-TOD's, upper border in px
 
@@ -82,6 +83,35 @@ def claim_folder(out: Path, settings: Mapping[str, Any]) -> Path:
     return out
 
 
+def source_stamp(path: Path) -> list[Any]:
+    """Return what tells a file from what it was before: path, bytes, and time of the last change, ns."""
+    state = path.stat()
+    return [str(path.resolve()), state.st_size, state.st_mtime_ns]
+
+
+def forget_stale(out: Path, made_of: Mapping[str, Mapping[str, list[Any]]]) -> None:
+    """Remove images whose sources have gone or changed since an earlier run, with their labels, and note the new ones.
+
+    To be called before images are written: then every image that is there is of the source that is noted.
+
+    Args:
+        out: Folder of the dataset.
+        made_of: By split and name of an image, `source_stamp` and whatever else makes its content.
+    """
+    noted = out / SOURCES
+    before = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else {}
+    for split in {*before, *made_of}:
+        old, new = before.get(split, {}), made_of.get(split, {})
+        same = {Path(name).stem for name, source in new.items() if old.get(name) == source}
+        for file in [*out.glob(f"images/{split}/*"), *out.glob(f"labels/{split}/*")]:
+            if file.stem not in same:  # an image, its labels, or its pixels as training has kept them (.npy)
+                file.unlink()
+        if split not in made_of:
+            for file in [*out.glob(f"labels/{split}.cache"), *out.glob(f"annotations/{split}*.json")]:
+                file.unlink()
+    write_text(noted, json.dumps(made_of))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file at once."""
     write_bytes(path, text.encode())
@@ -125,9 +155,14 @@ def write_dataset(
         ValueError: If two images have the same name.
     """
     report: dict[str, Any] = {**source, "names": list(names), "splits": {}}
-    for split, records in splits.items():
-        report["splits"][split] = _write_split(out, split, records, names)
-    write_yaml(out / "data.yaml", out, {s: f"images/{s}" for s in splits}, names)
+    listed = {split: list(records) for split, records in splits.items()}
+    for split, records in listed.items():
+        _check_names(split, records)
+    forget_stale(out, {s: {r.name: source_stamp(r.image) for r in records} for s, records in listed.items()})
+    for split, records in listed.items():
+        report["splits"][split] = write_annotations(out, split, records, names)
+        _write_images(out / "images" / split, records)
+    write_yaml(out / "data.yaml", out, {s: f"images/{s}" for s in listed}, names)
     write_text(out / REPORT, json.dumps(report, indent=1) + "\n")
     return report
 
@@ -165,10 +200,16 @@ def count_sizes(sides: NDArray[np.float64]) -> dict[str, int]:
     return dict(zip(SIZES, np.bincount(places, minlength=len(SIZES)).tolist()))
 
 
+def clip(record: Record) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the boxes of an image clipped to it, xyxy px, (N, 4), and which have an area then, bool, (N,)."""
+    boxes = record.boxes.clip(0, np.array([record.width, record.height] * 2, dtype=np.float64))
+    return boxes, np.asarray((boxes[:, 2:] > boxes[:, :2]).all(1))
+
+
 def clean(
     record: Record, counts: dict[str, Any], names: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Clip the boxes of an image, find those to keep, and count.
+    """Clip the boxes of an image as `clip` does, and count.
 
     Args:
         record: The image.
@@ -178,10 +219,8 @@ def clean(
     Returns:
         The clipped boxes, xyxy px, (N, 4), and which are kept, bool, (N,).
     """
-    size = np.array([record.width, record.height] * 2, dtype=np.float64)
-    boxes = record.boxes.clip(0, size)
+    boxes, kept = clip(record)
     solid = (record.boxes[:, 2:] > record.boxes[:, :2]).all(1)
-    kept = np.asarray((boxes[:, 2:] > boxes[:, :2]).all(1))
     labelled = kept & ~record.ignored
     counts["images"] += 1
     counts["images_without_objects"] += int(not labelled.any())
@@ -240,31 +279,57 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     print(f"{end}{what}: {total} of {total}", file=sys.stderr)
 
 
-def _write_split(out: Path, split: str, records: Iterable[Record], names: Sequence[str]) -> dict[str, Any]:
-    for kind in ("images", "labels"):
-        (out / kind / split).mkdir(parents=True, exist_ok=True)
-    (out / "annotations").mkdir(exist_ok=True)
-    counts = new_counts(names)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+def _check_names(split: str, records: Iterable[Record]) -> None:
+    """Raise ValueError where two images would share their labels."""
     seen: dict[str, Path] = {}
-    records = list(records)
-    for record in progress(records, len(records), split):
+    for record in records:
         stem = Path(record.name).stem
         if stem in seen:
             raise ValueError(f"{split}: two images are called {stem!r}: {seen[stem]} and {record.image}")
         seen[stem] = record.image
+
+
+def write_annotations(
+    out: Path, name: str, records: Sequence[Record], names: Sequence[str], labels: bool = True
+) -> dict[str, Any]:
+    """Write the COCO ground truth of images, ids from 1 in their order, and their YOLO labels.
+
+    Args:
+        out: Folder of the dataset.
+        name: The split, or what else the ground truth is called.
+        records: The images.
+        names: Class names.
+        labels: Write labels too.
+
+    Returns:
+        The counts.
+    """
+    (out / "annotations").mkdir(exist_ok=True)
+    if labels:
+        (out / "labels" / name).mkdir(parents=True, exist_ok=True)
+    counts = new_counts(names)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for record in progress(records, len(records), f"annotations of {name}"):
         boxes, kept = clean(record, counts, names)
         image_id = len(images) + 1
         images.append({"id": image_id, "file_name": record.name, "width": record.width, "height": record.height})
         annotations += coco_annotations(record, boxes, kept, image_id, len(annotations) + 1)
-        write_text(out / "labels" / split / f"{stem}.txt", label_text(record, boxes, kept & ~record.ignored))
-        target = out / "images" / split / record.name
+        if labels:
+            text = label_text(record, boxes, kept & ~record.ignored)
+            write_text(out / "labels" / name / f"{Path(record.name).stem}.txt", text)
+    categories = [{"id": i, "name": category} for i, category in enumerate(names, start=1)]
+    coco = {"images": images, "annotations": annotations, "categories": categories}
+    write_text(out / "annotations" / f"{name}.json", json.dumps(coco))
+    return counts
+
+
+def _write_images(folder: Path, records: Sequence[Record]) -> None:
+    """Write the images that are not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for record in progress(records, len(records), f"images of {folder.name}"):
+        target = folder / record.name
         if record.save and not target.exists():
             record.save(target)
         elif not record.save:
             copy_image(record.image, target)
-    categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
-    coco = {"images": images, "annotations": annotations, "categories": categories}
-    write_text(out / "annotations" / f"{split}.json", json.dumps(coco))
-    return counts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,27 @@ def list_images(data: Any) -> tuple[list[str], dict[str, list[tuple[Path, Path]]
         if images:
             found[split] = [(Path(image), Path(label)) for image, label in zip(images, img2label_paths(images))]
     return [str(name) for _, name in sorted(info["names"].items())], found
+
+
+def list_annotations(data: Any) -> dict[str, Path]:
+    """Return the COCO ground truth that a dataset YAML names, by split."""
+    info = check_det_dataset(str(find_dataset_yaml(data)))
+    found = {split: find_annotations(info, split) for split in ("train", "val", "test")}
+    return {split: path for split, path in found.items() if path}
+
+
+def find_annotations(info: Mapping[str, Any], split: str) -> Path | None:
+    """Return the COCO ground truth that a dataset's YAML, as Ultralytics has read it, names for a split.
+
+    Warns where the file does not exist.
+    """
+    named = info.get("annotations") or {}
+    name = named.get(split) if isinstance(named, Mapping) else named if split == "val" else None
+    path = Path(info["path"]) / name if name else None
+    if path and not path.is_file():
+        LOGGER.warning(f"annotations: {path} does not exist, using the labels as ground truth")
+        return None
+    return path
 
 
 def build_checked(

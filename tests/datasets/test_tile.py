@@ -1,16 +1,23 @@
-"""Tiles: windows, labels cut at borders, empty tiles, and the way back to whole images."""
+"""Tiles: windows, labels cut at borders, ignored objects, second runs, and the way back to whole images."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from ultralytics.models.yolo.detect import DetectionValidator
 
 from rfla_yolo import evaluate
 from rfla_yolo.cli import main
-from rfla_yolo.datasets import merge_tiles, tile_dataset
+from rfla_yolo.datasets import convert_visdrone, merge_tiles, tile, tile_dataset
 
 
 @pytest.fixture
@@ -54,6 +61,40 @@ def boxes(path):
     return found
 
 
+def content(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def add(folder, name, value, rows=((0, 10, 10, 20, 20),), size=(100, 60)):
+    """Write an image of one grey, and its labels as class and corners in px; return both paths."""
+    image, label = folder / "images" / name, (folder / "labels" / name).with_suffix(".txt")
+    for path in (image, label):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = size
+    Image.new("RGB", size, (value,) * 3).save(image)
+    label.write_text("".join(
+        f"{c} {(x1 + x2) / 2 / width} {(y1 + y2) / 2 / height} {(x2 - x1) / width} {(y2 - y1) / height}\n"
+        for c, x1, y1, x2, y2 in rows
+    ))  # fmt: skip
+    return image, label
+
+
+def cut(pairs, out, **settings):
+    return tile_dataset({"val": pairs}, ["ship", "plane"], out, **{"size": 60, "overlap": 20, **settings})
+
+
+def greys(out):
+    """The grey of every tile, by its name."""
+    return {p.stem: int(cv2.imread(str(p))[0, 0, 0]) for p in sorted((out / "images/val").iterdir())}
+
+
+def as_found(file, score=1.0):
+    """The objects of ground truth as if they had been detected."""
+    objects = json.loads(file.read_text())["annotations"]
+    keys = ("image_id", "category_id", "bbox")
+    return [{**{k: a[k] for k in keys}, "score": score} for a in objects if not a["iscrowd"]]
+
+
 def test_labels_and_pictures_of_the_tiles(big_set):
     out = run(big_set, "--visible", "0.5")
     assert boxes(out / "labels/val/a__0_0.txt") == [(0, 10, 10, 20, 20), (1, 30, 30, 50, 40), (0, 36, 50, 44, 58)]
@@ -69,19 +110,204 @@ def test_empty_tiles_by_ratio_in_training_only(big_set):
     out = run(big_set, "--empty", "0.5")
     assert len(list((out / "images/train").iterdir())) == 3  # two with objects, one of the two without
     assert len(list((out / "images/val").iterdir())) == 4
-    again = {p.name: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    again = content(out)
     run(big_set, "--empty", "0.5")
-    assert again == {p.name: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    assert again == content(out)
+
+
+@pytest.mark.parametrize("overlap", [29, 57, 58])  # of 100: as shares, rounded down, they lose a pixel
+def test_neighbours_overlap_as_asked(tmp_path, overlap):
+    pair = add(tmp_path, "a.png", 0, size=(250, 100))
+    cut([pair], tmp_path / "out", size=100, overlap=overlap)
+    assert "a__0_0" in greys(tmp_path / "out") and f"a__{100 - overlap}_0" in greys(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("files", "stems"),
+    [
+        (["a/1.png", "b/1.png"], ["a_1", "b_1"]),
+        (["a/1.jpg", "a/1.png", "2.png"], ["a_1", "a_1_png", "2"]),
+        (["1.jpg", "1.PNG"], ["1", "1_PNG"]),
+        (["a/1.png", "a_1.png", "b/1.png"], ["a_1_png", "a_1", "b_1"]),
+        (["a/1.png", "a_1.png", "a_1_png.png", "b/1.png"], ["a_1_png_2", "a_1", "a_1_png", "b_1"]),
+        (["a/A.png", "b/a.png"], ["a_A", "b_a"]),  # one name where files know no case
+    ],
+)
+def test_images_of_one_name_keep_their_own_tiles(tmp_path, files, stems):
+    pairs = [add(tmp_path, name, 20 * i) for i, name in enumerate(files, start=1)]
+    cut([*pairs, pairs[0]], tmp_path / "out")  # an image that is listed twice is cut once
+    found = greys(tmp_path / "out")
+    assert len(found) == 2 * len(files)
+    for i, stem in enumerate(stems, start=1):
+        assert abs(found[f"{stem}__0_0"] - 20 * i) <= 2  # JPEG
+        assert boxes(tmp_path / f"out/labels/val/{stem}__0_0.txt") == [(0, 10, 10, 20, 20)]
+    whole = json.loads((tmp_path / "out/annotations/val_whole.json").read_text())
+    assert [image["file_name"] for image in whole["images"]] == files
+    merged = merge_tiles(as_found(tmp_path / "out/annotations/val.json"), tmp_path / "out")
+    assert sorted(d["image_id"] for d in merged) == list(range(1, len(files) + 1))
+
+
+@pytest.fixture
+def visdrone(tmp_path):
+    """A car and an ignored region in each split: 11 objects of the ground truth, 10 of them crowd of every class."""
+    for split in ("train", "val"):
+        folder = tmp_path / "source" / f"VisDrone2019-DET-{split}"
+        for kind in ("images", "annotations"):
+            (folder / kind).mkdir(parents=True)
+        cv2.imwrite(str(folder / "images" / "1.jpg"), np.zeros((60, 100, 3), np.uint8))
+        (folder / "annotations" / "1.txt").write_text("10,10,10,10,1,4,0,0\n30,20,60,30,0,0,0,0\n")
+    convert_visdrone(tmp_path / "source", tmp_path / "set")
+    return tmp_path / "set"
+
+
+def test_ignored_regions_reach_tiles_and_whole_images(visdrone, tmp_path):
+    """Detections in an ignored region cost nothing before tiling, and nothing after."""
+    car = {"image_id": 1, "category_id": 4, "bbox": [10, 10, 10, 10], "score": 0.5}
+    inside = {"image_id": 1, "category_id": 4, "bbox": [45, 25, 10, 10], "score": 0.9}  # in both tiles' part
+    assert evaluate(visdrone / "annotations/val.json", [car, inside])["AP50"] == pytest.approx(1)
+    out = tmp_path / "tiles"
+    base = ["--data", str(visdrone / "data.yaml"), "--size", "60", "--overlap", "20", "--out", str(out)]
+    main(["data", "tile", *base])
+    whole, tiles = (json.loads((out / f"annotations/{n}.json").read_text()) for n in ("val_whole", "val"))
+    assert sum(a["iscrowd"] for a in whole["annotations"]) == 10 and len(whole["annotations"]) == 11
+    parts = {(a["image_id"], *a["bbox"]) for a in tiles["annotations"] if a["iscrowd"]}
+    assert parts == {(1, 30, 20, 30, 30), (2, 0, 20, 50, 30)}  # from 30 to 60, and from 40 to 90
+    assert sum(a["iscrowd"] for a in tiles["annotations"]) == 20
+    assert evaluate(out / "annotations/val_whole.json", [car, inside])["AP50"] == pytest.approx(1)
+    second = {**inside, "image_id": 2, "bbox": [5, 25, 10, 10]}
+    assert evaluate(out / "annotations/val.json", [car, inside, second])["AP50"] == pytest.approx(1)
+    assert boxes(out / "labels/val/1__0_0.txt") == [(3, 10, 10, 20, 20)] and not boxes(out / "labels/val/1__40_0.txt")
+    report = json.loads((out / "conversion_report.json").read_text())["splits"]
+    assert report["val"]["whole"]["ignored"] == 10 and report["val"]["ignored"] == 20
+    assert report["val"]["cut_below_visible"] == 0
+    assert report["train"]["empty_tiles_left_out"] == 1  # a tile with nothing but a region has no objects
+
+
+def test_ignored_objects_that_cannot_be_placed_are_named(visdrone, tmp_path):
+    pairs = [(visdrone / "images/val/1.jpg", visdrone / "labels/val/1.txt")]
+    names = [c["name"] for c in json.loads((visdrone / "annotations/val.json").read_text())["categories"]]
+
+    def cut_with(**change):
+        file = tmp_path / "changed.json"
+        truth = json.loads((visdrone / "annotations/val.json").read_text())
+        truth["images"][0] |= change
+        file.write_text(json.dumps(truth))
+        tile_dataset({"val": pairs}, names, tmp_path / "out", annotations={"val": file}, size=60, overlap=20)
+
+    with pytest.raises(ValueError, match=r"changed\.json: 0 entries for image .*1\.jpg, expected 1"):
+        cut_with(file_name="2.jpg")
+    with pytest.raises(ValueError, match=r"changed\.json: .*1\.jpg is 60 x 100 px there, the file is 100 x 60 px"):
+        cut_with(width=60, height=100)
+    with pytest.raises(ValueError, match=r"categories .* are not the classes \['ship'\]"):
+        tile_dataset(
+            {"val": pairs}, ["ship"], tmp_path / "out2", annotations={"val": visdrone / "annotations/val.json"}
+        )
+    cut_with(file_name="val/1.jpg")
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_pictures_are_cut_as_they_are_shown(tmp_path, suffix, orientation):
+    """Labels are relative to the picture after EXIF rotation, in Ultralytics and here."""
+    size = (100, 60) if orientation == 3 else (60, 100)
+    image, label = add(tmp_path, f"a.{suffix}", 0, [(0, 70, 10, 90, 20)], size=(100, 60))
+    shown = Image.new("RGB", (100, 60))
+    shown.paste((250, 250, 250), (70, 10, 90, 20))
+    turn = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    stored = shown.transpose(turn[orientation])
+    assert stored.size == size
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored.save(image, exif=exif, quality=95)
+    cut([(image, label)], tmp_path / "out")
+    assert sorted(greys(tmp_path / "out")) == ["a__0_0", "a__40_0"]
+    assert boxes(tmp_path / "out/labels/val/a__40_0.txt") == [(0, 30, 10, 50, 20)]
+    part = cv2.imread(str(tmp_path / "out/images/val/a__40_0.png"))[..., 0].astype(int)
+    assert part.shape == (60, 60) and part[12:18, 32:48].min() > 200
+    part[8:22, 28:52] = 0
+    assert part.max() < 50
+
+
+class TestSecondRun:
+    """What has gone or changed since the first run; the rest is not cut again."""
+
+    @pytest.fixture
+    def first(self, tmp_path):
+        pairs = [add(tmp_path, name, 20 * i) for i, name in enumerate(("a/1.png", "b/1.png", "2.png"), start=1)]
+        cut(pairs, tmp_path / "out")
+        return pairs
+
+    def test_equals_a_fresh_run(self, tmp_path, first):
+        out = tmp_path / "out"
+        (out / "images/val/b_1__0_0.npy").touch()  # what training keeps beside an image
+        (out / "images/val/2__0_0.npy").touch()
+        add(tmp_path, "2.png", 200, size=(60, 60))  # another size and picture
+        pairs = [first[1], first[2], add(tmp_path, "c/3.png", 90)]  # a/1.png has gone
+        first[1][1].write_text("1 0.5 0.5 0.1 0.1\n")  # other labels
+        cut(pairs, out)
+        again = content(out)
+        assert greys(out) == {"1__0_0": 40, "1__40_0": 40, "2__0_0": 200, "3__0_0": 90, "3__40_0": 90}
+        shutil.rmtree(out)
+        cut(pairs, out)
+        assert content(out) == again
+
+    def test_the_same_picture_size_but_other_pixels(self, tmp_path, first):
+        before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out/images/val").iterdir()}
+        state = first[2][0].stat()
+        add(tmp_path, "2.png", 61)
+        assert first[2][0].stat().st_size == state.st_size  # the bytes are as many as they were
+        os.utime(first[2][0], ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+        cut(first, tmp_path / "out")
+        assert greys(tmp_path / "out")["2__0_0"] == 61
+        after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out/images/val").iterdir()}
+        assert {name for name in after if after[name] != before[name]} == {"2__0_0.png", "2__40_0.png"}
+
+    def test_stopped_and_started_again(self, tmp_path, first, monkeypatch):
+        """Byte for byte the same, though a source changes between the two."""
+        shutil.rmtree(tmp_path / "out")
+        written = []
+
+        def stop(path, content):
+            written.append(path)
+            if len(written) == 4:
+                (path.parent / "half.png.1234.part").write_bytes(b"half")
+                raise KeyboardInterrupt
+            write_bytes(path, content)
+
+        write_bytes = tile.write_bytes
+        monkeypatch.setattr(tile, "write_bytes", stop)
+        with pytest.raises(KeyboardInterrupt):
+            cut(first, tmp_path / "out")
+        assert len(list((tmp_path / "out/images/val").iterdir())) == 4  # three tiles and the half
+        monkeypatch.setattr(tile, "write_bytes", write_bytes)
+        add(tmp_path, "a/1.png", 222)
+        cut(first, tmp_path / "out")
+        again = content(tmp_path / "out")
+        assert greys(tmp_path / "out")["a_1__0_0"] == 222
+        shutil.rmtree(tmp_path / "out")
+        cut(first, tmp_path / "out")
+        assert content(tmp_path / "out") == again
+
+    def test_a_split_that_has_gone(self, tmp_path, first):
+        both = {"val": first[:2], "test": first[2:]}
+        tile_dataset(both, ["ship", "plane"], tmp_path / "both", size=60, overlap=20)
+        assert (tmp_path / "both/annotations/test_whole.json").is_file()
+        cut(first[:2], tmp_path / "both")
+        assert not [p for p in (tmp_path / "both").rglob("*test*") if p.is_file()]
+        assert not [p for p in (tmp_path / "both").rglob("test/*")]
+
+    def test_tiles_of_another_set_are_not_mixed_in(self, big_set):
+        out = run(big_set)
+        other = big_set / "big" / "other.yaml"
+        shutil.copy(big_set / "big" / "big.yaml", other)
+        with pytest.raises(ValueError, match=r"was begun with data '.*big\.yaml', not '.*other\.yaml'"):
+            main(["data", "tile", "--data", str(other), "--size", "60", "--overlap", "20", "--out", str(out)])
 
 
 def test_detections_come_back_to_whole_images(big_set, capsys):
-    """Perfect detections on tiles are perfect on the whole images, each object found once."""
+    """Objects that one tile at least shows whole are found once each, where no part of them is detected."""
     out = run(big_set, "--visible", "1")
-    tiles = json.loads((out / "annotations/val.json").read_text())
-    found = [
-        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 0.5 + a["id"] / 100}
-        for a in tiles["annotations"]
-    ]
+    found = as_found(out / "annotations/val.json")
     part = {"image_id": 1, "category_id": 2, "bbox": [30, 30, 18, 10], "score": 0.3}  # most of the plane, once more
     (big_set / "found.json").write_text(json.dumps([*found, part]))
     merged = big_set / "merged.json"
@@ -92,10 +318,63 @@ def test_detections_come_back_to_whole_images(big_set, capsys):
     assert result["AP"] == pytest.approx(1)
 
 
+def test_predictions_of_plain_ultralytics_are_known_by_stem(big_set):
+    """As its validator writes them: image_id is the stem, bbox has three digits."""
+    out = run(big_set, "--visible", "1")
+    truth = json.loads((out / "annotations/val.json").read_text())
+    name_of = {image["id"]: image["file_name"] for image in truth["images"]}
+    by_id = as_found(out / "annotations/val.json")
+    validator = DetectionValidator.__new__(DetectionValidator)
+    validator.jdict, validator.class_map = [], [1, 2]
+    for d in by_id:
+        x, y, w, h = d["bbox"]
+        box, score = torch.tensor([[x, y, x + w, y + h]]), torch.tensor([d["score"]])
+        found = {"bboxes": box, "conf": score, "cls": torch.tensor([d["category_id"] - 1.0])}
+        validator.pred_to_json(found, {"im_file": str(out / "images/val" / name_of[d["image_id"]])})
+    stems = json.loads(json.dumps(validator.jdict))
+    assert {d["image_id"] for d in stems} == {Path(name).stem for name in name_of.values()} - {
+        "empty__0_0",
+        "empty__40_0",
+    }
+    names = [{**d, "image_id": name_of[d["image_id"]]} for d in by_id]
+    for found in (stems, names):
+        assert merge_tiles(found, out) == merge_tiles(by_id, out)
+
+
+def test_perfect_detections_on_tiles_are_not_perfect_on_whole_images(tmp_path, monkeypatch):
+    """The table of docs/datasets.md: AP of what is left of objects at borders, merged, by the side of the object."""
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    rows = re.findall(r"^\| (\d+) to (\d+) px \| ([\d.]+) \|$", page, re.MULTILINE)
+    sides = {f"{low} to {high}": (int(low), int(high)) for low, high, _ in rows}
+    monkeypatch.setattr(tile, "_write_tiles", lambda folder, tiles: None)  # the pictures do not matter
+    rng = np.random.default_rng(0)
+    pairs = []
+    for i in range(24):
+        objects = []
+        for c, (low, high) in enumerate(sides.values()):
+            side = rng.uniform(low, high, (60, 1))
+            corner = rng.uniform(0, 2000 - side, (60, 2))
+            objects += [(c, *box) for box in np.concatenate([corner, corner + side], 1).tolist()]
+        pairs.append(add(tmp_path, f"{i}.bmp", 0, objects, size=(2000, 2000)))
+    tile_dataset({"val": pairs}, list(sides), tmp_path / "out", size=800, overlap=200)
+    merged = merge_tiles(as_found(tmp_path / "out/annotations/val.json"), tmp_path / "out")
+    result = evaluate(tmp_path / "out/annotations/val_whole.json", merged)
+    measured = {name: figures["AP"] for name, figures in result.per_class.items()}
+    assert measured == pytest.approx({f"{low} to {high}": float(ap) for low, high, ap in rows}, abs=0.02)
+    assert len(rows) == 4 and all(ap < 1 for ap in measured.values())
+
+
 def test_bad_input_is_named(big_set):
     out = run(big_set)
-    with pytest.raises(ValueError, match=r"image_id 99 is no tile of val"):
-        merge_tiles([{"image_id": 99, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}], out)
+    detection = {"image_id": 99, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}
+    with pytest.raises(ValueError, match=r"tiles .*, val: predictions, entry 0: image_id 99 is no id and no file name"):
+        merge_tiles([detection], out)
+    file = out / "annotations/val.json"
+    truth = file.read_text()
+    file.write_text(truth.replace("a__40_0.png", "b/a__0_0.png"))  # no set of this command has two of a stem
+    with pytest.raises(ValueError, match=r"image_id 'a__0_0' fits 2 images"):
+        merge_tiles([{**detection, "image_id": "a__0_0"}], out)
+    file.write_text(truth)
     with pytest.raises(FileNotFoundError, match="no such file"):
         merge_tiles([], big_set)
     for change, message in (
