@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import LOGGER, nms, ops
 
 from ..config import FITNESS, RFLAConfig
+from ..datasets.truth import match_categories, match_images
 from ..evaluation import TABLE, Evaluation, evaluate, percent, write_page
-from .data import build_checked, check_dataset
+from .data import build_checked, check_dataset, find_annotations
 
 MAX_DET = 3000  # detections an image; Ultralytics' 300 cuts dense images, RFLA's configs keep 3000
 MAX_NMS = 30000  # boxes an image that enter non-maximum suppression, Ultralytics' value
@@ -154,13 +154,8 @@ class RFLAValidator(DetectionValidator):
 
     def _load_ground_truth(self) -> dict[str, Any]:
         """Read the COCO file that the data YAML names for the split, or make one from the labels."""
-        split = self.args.split or "val"
-        named = self.data.get("annotations") or {}
-        name = named.get(split) if isinstance(named, dict) else named if split == "val" else None
-        path = Path(self.data["path"]) / name if name else None
-        if path and not path.is_file():
-            LOGGER.warning(f"annotations: {path} does not exist, using the labels as ground truth")
-        if path and path.is_file() and not self.args.single_cls and self.args.classes is None:
+        path = find_annotations(self.data, self.args.split or "val")
+        if path and not self.args.single_cls and self.args.classes is None:
             return self._annotations_from_file(path)
         truth = self._annotations_from_labels()
         _write_json(self.save_dir / "annotations.json", truth["coco"])
@@ -169,28 +164,13 @@ class RFLAValidator(DetectionValidator):
     def _annotations_from_file(self, path: Path) -> dict[str, Any]:
         """Match the images of a COCO file by name, and its categories by name or, failing that, by order."""
         coco = json.loads(path.read_text(encoding="utf-8"))
-        by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for image in coco["images"]:
-            by_name[Path(image["file_name"]).name].append(image)
-        image_ids = {}
-        for im_file, *_ in self.jdict:
-            same = by_name[Path(im_file).name]
-            if len(same) > 1:  # the same name in several folders
-                same = [image for image in same if Path(im_file).as_posix().endswith("/" + image["file_name"])]
-            if len(same) != 1:
-                raise ValueError(f"annotations {path}: {len(same)} entries for image {im_file}, expected 1")
-            image_ids[im_file] = same[0]["id"]
+        images = match_images(coco, [im_file for im_file, *_ in self.jdict], f"annotations {path}")
+        image_ids = {im_file: image["id"] for im_file, image in images.items()}
         if len(image_ids) < len(coco["images"]):
             missing = len(coco["images"]) - len(image_ids)
             LOGGER.warning(f"annotations {path}: {missing} of {len(coco['images'])} images are not in the dataset")
-        ids = {category["name"]: category["id"] for category in coco["categories"]}
         names = {int(i): name for i, name in self.names.items()}
-        if set(names.values()) <= set(ids):
-            categories = {i: ids[name] for i, name in names.items()}
-        elif len(names) == len(ids):
-            categories = dict(zip(sorted(names), sorted(ids.values())))
-        else:
-            raise ValueError(f"annotations {path}: categories {sorted(ids)} are not the classes {list(names.values())}")
+        categories = match_categories(coco, names, f"annotations {path}")
         return {"coco": coco, "image_ids": image_ids, "categories": categories}
 
     def _annotations_from_labels(self) -> dict[str, Any]:
