@@ -367,12 +367,12 @@ def test_perfect_detections_on_tiles_are_not_perfect_on_whole_images(tmp_path, m
 def test_bad_input_is_named(big_set):
     out = run(big_set)
     detection = {"image_id": 99, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}
-    with pytest.raises(ValueError, match=r"tiles .*, val: predictions, entry 0: image_id 99 is no id and no file name"):
+    with pytest.raises(ValueError, match=r"tiles .*, val: predictions, entry 0: image_id 99 "):
         merge_tiles([detection], out)
     file = out / "annotations/val.json"
     truth = file.read_text()
     file.write_text(truth.replace("a__40_0.png", "b/a__0_0.png"))  # no set of this command has two of a stem
-    with pytest.raises(ValueError, match=r"image_id 'a__0_0' fits 2 images"):
+    with pytest.raises(ValueError, match=r"image_id 'a__0_0' fits 2 "):
         merge_tiles([{**detection, "image_id": "a__0_0"}], out)
     file.write_text(truth)
     with pytest.raises(FileNotFoundError, match="no such file"):
