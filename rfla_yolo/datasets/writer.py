@@ -104,7 +104,9 @@ def forget_stale(out: Path, made_of: Mapping[str, Mapping[str, list[Any]]]) -> N
         old, new = before.get(split, {}), made_of.get(split, {})
         same = {Path(name).stem for name, source in new.items() if old.get(name) == source}
         for file in [*out.glob(f"images/{split}/*"), *out.glob(f"labels/{split}/*")]:
-            if file.stem not in same:  # an image, its labels, or its pixels as training has kept them (.npy)
+            if (
+                file.stem not in same and file.is_file()
+            ):  # an image, its labels, or its pixels as training has kept them (.npy)
                 file.unlink()
         if split not in made_of:
             for file in [*out.glob(f"labels/{split}.cache"), *out.glob(f"annotations/{split}*.json")]:

@@ -19,6 +19,8 @@ from rfla_yolo import evaluate
 from rfla_yolo.cli import main
 from rfla_yolo.datasets import convert_visdrone, merge_tiles, tile, tile_dataset
 
+from .test_images import grey_png
+
 
 @pytest.fixture
 def big_set(tmp_path):
@@ -226,6 +228,22 @@ def test_pictures_are_cut_as_they_are_shown(tmp_path, suffix, orientation):
     assert part.shape == (60, 60) and part[12:18, 32:48].min() > 200
     part[8:22, 28:52] = 0
     assert part.max() < 50
+
+
+def test_pictures_of_more_than_8_bits_are_refused_before_any_is_cut(tmp_path):
+    pairs = [add(tmp_path, name, 0) for name in ("a.png", "b.png")]
+    cv2.imwrite(str(pairs[1][0]), np.full((60, 100), 4095, np.uint16))
+    with pytest.raises(ValueError, match=r"b\.png: holds uint16 values"):
+        cut(pairs, tmp_path / "out")
+    assert not (tmp_path / "out/images").exists()
+
+
+def test_pictures_above_the_limit_of_pillow(tmp_path, monkeypatch):
+    monkeypatch.setattr(tile, "_write_tiles", lambda folder, tiles: None)  # minutes
+    image, label = add(tmp_path, "a.png", 0)
+    image.write_bytes(grey_png(20_000, 9_000))  # 180 million px; Pillow's limit is 178,956,970
+    report = cut([(image, label)], tmp_path / "out", size=9_000, overlap=0)
+    assert report["splits"]["val"]["images"] == 3
 
 
 class TestSecondRun:
