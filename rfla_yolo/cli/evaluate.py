@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,10 @@ def run(argv: Sequence[str]) -> None:
     result = evaluation.evaluate(args["annotations"], args["predictions"], areas=args["areas"])
     print(result.table())
     if out:
-        files = {image["id"]: Path(images, image["file_name"]) for image in result.images} if images else {}
-        page = evaluation.write_page(result, out, {i: file for i, file in files.items() if file.is_file()})
+        named = {image["id"]: Path(images, image.get("file_name", "")) for image in result.images} if images else {}
+        files = {i: file for i, file in named.items() if file.is_file()}
+        if named and not files:
+            print(f"{images} holds none of the {len(named)} images: the page shows none", file=sys.stderr)
+        page = evaluation.write_page(result, out, files)
         (page.parent / "metrics.json").write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
         print(f"Wrote {page} and metrics.json")

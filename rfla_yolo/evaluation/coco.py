@@ -79,7 +79,7 @@ class Evaluation:
 def evaluate(
     annotations: str | Path | Json,
     predictions: str | Path | Sequence[Json],
-    image_ids: Iterable[int] | None = None,
+    image_ids: Iterable[Any] | None = None,
     *,
     areas: Areas | str | Sequence[float] = "aitod",
     details: bool = True,
@@ -103,7 +103,8 @@ def evaluate(
 
     Raises:
         FileNotFoundError: If a path does not exist.
-        ValueError: If a file is no such JSON, or an entry has an image, category, box or score that cannot be.
+        ValueError: If a file is no such JSON, an entry has an image, category, box or score that cannot be, or the
+            areas are no such ranges.
 
     Example:
         >>> box = {"image_id": 1, "category_id": 1, "bbox": [4, 4, 6, 6]}
@@ -112,8 +113,9 @@ def evaluate(
         >>> round(evaluate(gt, [{**box, "score": 0.9}])["APvt"], 6)
         1.0
     """
+    ranges = resolve_areas(areas)
     inputs = load_inputs(annotations, predictions, image_ids)
-    matching = match(inputs, resolve_areas(areas), details)
+    matching = match(inputs, ranges, details)
     names = [str(category["name"]) for category in inputs.categories]
     per_class = {name: _average_figures(matching, [i]) for i, name in enumerate(names)}
     for name, matches in matching.classes.items():
@@ -142,7 +144,7 @@ def resolve_areas(areas: Areas | str | Sequence[float]) -> Areas:
     """Return area ranges by name, "all" first.
 
     Raises:
-        ValueError: If the borders do not ascend from 0 or more, or the name is not known.
+        ValueError: If the borders do not ascend from 0 or more up to 1e5, or the name is not known.
 
     Example:
         >>> resolve_areas([0, 8, 32])
@@ -155,10 +157,13 @@ def resolve_areas(areas: Areas | str | Sequence[float]) -> Areas:
         return named[areas]
     everything = (0, 1e5**2)
     if isinstance(areas, Mapping):
+        for name, area in areas.items():
+            if len(area) != 2 or not 0 <= area[0] <= area[1]:
+                raise ValueError(f"areas must be ranges of area in px^2, lowest and highest; {name!r} is {area}")
         return {"all": everything, **{k: v for k, v in areas.items() if k != "all"}}
     borders = [float(border) for border in areas]
-    if len(borders) < 2 or borders[0] < 0 or any(a >= b for a, b in pairwise(borders)):
-        raise ValueError(f"areas must be two or more ascending borders in px, not {borders}")
+    if len(borders) < 2 or not all(a < b for a, b in pairwise([*borders, 1e5])) or not borders[0] >= 0:
+        raise ValueError(f"areas must be two or more ascending borders in px, 0 or more, not {borders}")
     ranges = {f"{a:g}-{b:g}": (a**2, b**2) for a, b in pairwise(borders)}
     return {"all": everything, **ranges, f"{borders[-1]:g}+": (borders[-1] ** 2, 1e5**2)}
 

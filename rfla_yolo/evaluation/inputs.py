@@ -6,8 +6,10 @@ import json
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +17,35 @@ import numpy as np
 
 Json = Mapping[str, Any]
 LOGGER = logging.getLogger("rfla_yolo")
+EXACT = 2**53  # from here on two whole numbers may be the same float
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is evaluated.
+    """What is evaluated. Ids of images and categories are those of the ground truth, whole numbers or text.
 
     Attributes:
         images: COCO images, ordered by id.
-        annotations: Their objects.
+        annotations: Their objects, numbered from 1: image_id, category_id, bbox, area, iscrowd.
         categories: COCO categories, ordered by id, no two of one name.
-        detections: Their detections, ids and boxes as COCO has them.
+        detections: Their detections: image_id, category_id, bbox (xywh px), score.
     """
 
     images: list[dict[str, Any]]
     annotations: list[dict[str, Any]]
     categories: list[dict[str, Any]]
-    detections: list[dict[str, Any]]
+    detections: list[Json]
 
 
 def load_inputs(
-    annotations: str | Path | Json, predictions: str | Path | Sequence[Json], image_ids: Iterable[int] | None = None
+    annotations: str | Path | Json, predictions: str | Path | Sequence[Json], image_ids: Iterable[Any] | None = None
 ) -> Inputs:
     """Load and check ground truth and detections; what was passed in stays as it was.
 
     Args:
         annotations: COCO ground truth, a path or the loaded dict.
         predictions: COCO detections, a path or the loaded list. ``image_id`` may be the id, the file name or its stem.
+            A ``file_name`` that fits one image goes before it: Ultralytics makes the number 42 of the stem 0042.
         image_ids: Images to keep; all by default.
 
     Returns:
@@ -53,23 +57,155 @@ def load_inputs(
     """
     truth, truth_name = _read(annotations, "annotations"), _name(annotations, "annotations")
     found, found_name = _read(predictions, "predictions"), _name(predictions, "predictions")
-    _check_truth(truth, truth_name)
-    if not isinstance(found, Sequence) or isinstance(found, (str, bytes)):
+    parts = ("images", "annotations", "categories")
+    if not isinstance(truth, Mapping) or not all(_is_list(truth.get(part)) for part in parts):
+        raise ValueError(f"{truth_name}: expected COCO with images, annotations and categories")
+    if not _is_list(found):
         raise ValueError(f"{found_name}: expected a list of detections, found {type(found).__name__}")
     if not found:
         LOGGER.warning(f"{found_name}: no detections at all")
-    kept = {image["id"] for image in truth["images"]} if image_ids is None else set(image_ids)
-    objects = [dict(a) for a in truth["annotations"] if a["image_id"] in kept]
-    for number, obj in enumerate(objects, start=1):
-        obj["id"] = number  # 0 means "no object" to the matcher
-        obj.setdefault("iscrowd", 0)
-        obj.setdefault("area", obj["bbox"][2] * obj["bbox"][3])
+    images, categories = (_Known(truth[part], part, truth_name) for part in ("images", "categories"))
+    objects = _checked_objects(truth["annotations"], images, categories, truth_name)
+    found = _checked_detections(found, images, categories, found_name)
+    kept = images.ids.keys() if image_ids is None else {images.find(key, "image_ids") for key in image_ids}
     return Inputs(
-        images=sorted((dict(i) for i in truth["images"] if i["id"] in kept), key=lambda image: image["id"]),
-        annotations=objects,
-        categories=_uniquely_named(sorted((dict(c) for c in truth["categories"]), key=lambda category: category["id"])),
-        detections=[d for d in _checked_detections(found, truth, found_name) if d["image_id"] in kept],
+        images=[image for image in images.entries if image["id"] in kept],
+        annotations=[{**obj, "id": i} for i, obj in enumerate((o for o in objects if o["image_id"] in kept), start=1)],
+        categories=_uniquely_named(categories.entries),
+        detections=[d for d in found if d["image_id"] in kept],
     )
+
+
+class _Known:
+    """The images or categories of the ground truth, found by id or by file name.
+
+    Args:
+        entries: The images or categories.
+        what: Which of the two.
+        name: How messages call the ground truth.
+    """
+
+    def __init__(self, entries: Sequence[Json], what: str, name: str) -> None:
+        self._what, where = what, f"{name}: {what}"
+        self.entries = [dict(entry) for entry in _mappings(entries, where)]
+        for i, entry in enumerate(self.entries):
+            if not _is_id(entry.get("id")):
+                raise ValueError(f"{where}, entry {i}: id {entry.get('id')!r} is no whole number and no text")
+        _check_unique([entry["id"] for entry in self.entries], where)
+        self.entries.sort(key=lambda entry: (isinstance(entry["id"], str), entry["id"]))
+        self.ids = {entry["id"]: entry["id"] for entry in self.entries}
+        self._files: dict[str, set[Any]] = defaultdict(set)  # by name and stem of the file
+        self._others: dict[str, set[Any]] = defaultdict(set)  # the same, and by id as text
+        for entry in self.entries:
+            self._others[str(entry["id"])].add(entry["id"])
+            if file_name := str(entry.get("file_name") or ""):
+                for name in (file_name, Path(file_name).name, Path(file_name).stem):
+                    self._files[name].add(entry["id"])
+                    self._others[name].add(entry["id"])
+
+    def find(self, key: Any, where: str, file_name: Any = None) -> Any:
+        """Return the id that is meant; raise ValueError unless it is exactly one."""
+        same = self._files.get(str(file_name), set())
+        if len(same) != 1:
+            key = file_name if key is None else key
+            if _is_id(key) and key in self.ids:
+                return self.ids[key]
+            same = self._others.get(str(key), set())
+        if len(same) == 1:
+            return next(iter(same))
+        known = ", ".join(repr(key) for key in islice(self.ids, 9)) + ", ..." * (len(self.ids) > 9)
+        reason = f"fits {len(same)} of" if same else "is none of"
+        raise ValueError(f"{where} {key!r} {reason} the {self._what} {known}")
+
+
+def _checked_objects(entries: Any, images: _Known, categories: _Known, name: str) -> list[dict[str, Any]]:
+    """Return the objects with the ids that they mean and with what COCO may leave out."""
+    objects = []
+    for i, entry in enumerate(_mappings(entries, f"{name}: annotations")):
+        where = f"{name}, annotation {i}"
+        obj = _checked(entry, images, categories, where)
+        area, crowd = entry.get("area"), entry.get("iscrowd") or 0
+        obj["area"] = obj["bbox"][2] * obj["bbox"][3] if area is None else _number(area, f"{where}: area")
+        if obj["area"] < 0:
+            raise ValueError(f"{where}: area {area!r} is below 0")
+        if crowd not in (0, 1):
+            raise ValueError(f"{where}: iscrowd {crowd!r} is not 0 or 1")
+        objects.append({**obj, "iscrowd": int(crowd)})
+    _check_unique([entry["id"] for entry in entries if entry.get("id") is not None], f"{name}: annotations")
+    return objects
+
+
+def _checked_detections(found: Sequence[Json], images: _Known, categories: _Known, name: str) -> Sequence[Json]:
+    """Return the detections with the ids that they mean; raise ValueError at the first that cannot be evaluated."""
+    if _all_fine(found, images, categories):
+        return found
+    detections = []
+    for i, entry in enumerate(_mappings(found, name)):
+        where = f"{name}, entry {i}"
+        checked = _checked(entry, images, categories, where)
+        detections.append({**checked, "score": _number(entry.get("score"), f"{where}: score")})
+    return detections
+
+
+def _all_fine(found: Sequence[Json], images: _Known, categories: _Known) -> bool:
+    """Check everything at once, which is fast; False sends the detections through the check that can explain."""
+    try:
+        boxes, scores = np.array([d["bbox"] for d in found]), np.array([d["score"] for d in found])
+        plain = {type(d[key]) for key in ("image_id", "category_id") for d in found} <= {int, str}
+        plain &= not any("file_name" in d for d in found)
+        known = images.ids.keys() >= {d["image_id"] for d in found}
+        known &= categories.ids.keys() >= {d["category_id"] for d in found}
+    except (KeyError, TypeError, ValueError):
+        return False
+    numbers = boxes.dtype.kind in "iuf" and scores.dtype.kind in "iuf" and boxes.shape == (len(found), 4)
+    if not (plain and known and numbers):
+        return False
+    return bool(np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all() and np.isfinite(scores).all())
+
+
+def _checked(entry: Json, images: _Known, categories: _Known, where: str) -> dict[str, Any]:
+    """Return image, category and box of an object or a detection."""
+    image_id = images.find(entry.get("image_id"), f"{where}: image_id", entry.get("file_name"))
+    category_id = categories.find(entry.get("category_id"), f"{where}: category_id")
+    box = entry.get("bbox")
+    try:
+        sides = [_number(side, where) for side in box]  # type: ignore[union-attr]
+    except (TypeError, ValueError):
+        sides = []
+    if len(sides) != 4 or sides[2] < 0 or sides[3] < 0:
+        raise ValueError(f"{where}: bbox {box!r} is not x, y, width, height with finite sides >= 0")
+    return {"image_id": image_id, "category_id": category_id, "bbox": sides}
+
+
+def _number(value: Any, where: str) -> float:
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{where} {value!r} is not a finite number")
+    return float(value)
+
+
+def _is_id(value: Any) -> bool:
+    """Whether this can be an id; a float can while it is exact."""
+    if isinstance(value, float):
+        return value.is_integer() and abs(value) < EXACT
+    return isinstance(value, (str, Integral))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _mappings(entries: Sequence[Any], where: str) -> Iterator[Json]:
+    """Yield the entries; raise ValueError at one that is no JSON object."""
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"{where}, entry {i}: expected an object of names and values, found {entry!r}")
+        yield entry
+
+
+def _check_unique(ids: list[Any], where: str) -> None:
+    if len(set(ids)) < len(ids):
+        repeated, count = Counter(ids).most_common(1)[0]
+        raise ValueError(f"{where}: id {repeated!r} occurs {count} times, expected once")
 
 
 def _uniquely_named(categories: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -83,87 +219,14 @@ def _uniquely_named(categories: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return categories
 
 
-def _check_truth(truth: Any, name: str) -> None:
-    """Raise ValueError unless this is COCO ground truth that agrees with itself."""
-    if not isinstance(truth, Mapping) or not {"images", "annotations", "categories"} <= set(truth):
-        raise ValueError(f"{name}: expected COCO with images, annotations and categories")
-    images, categories = {i["id"] for i in truth["images"]}, {c["id"] for c in truth["categories"]}
-    for what in ("images", "annotations"):
-        ids = [entry.get("id") for entry in truth[what]]
-        if len(set(ids)) < len(ids):
-            repeated = Counter(ids).most_common(1)[0]
-            raise ValueError(f"{name}: {what}: id {repeated[0]!r} occurs {repeated[1]} times, expected once")
-    for i, annotation in enumerate(truth["annotations"]):
-        _check_entry(annotation, images, categories, f"{name}, annotation {i}")
-
-
-def _checked_detections(found: Sequence[Json], truth: Json, name: str) -> list[dict[str, Any]]:
-    """Return the detections with numeric image ids; raise ValueError at the first that cannot be evaluated."""
-    images, categories = {i["id"] for i in truth["images"]}, {c["id"] for c in truth["categories"]}
-    if not _all_fine(found, images, categories):
-        found = list(_one_by_one(found, truth, images, categories, name))
-    # a segmentation is given, or the library would make a polygon of every box
-    keys = ("image_id", "category_id", "bbox", "score")
-    return [{**{key: d[key] for key in keys}, "segmentation": []} for d in found]
-
-
-def _all_fine(found: Sequence[Json], images: set[Any], categories: set[Any]) -> bool:
-    """Check everything at once, which is fast; False sends the detections through the check that can explain."""
-    try:
-        boxes = np.array([d["bbox"] for d in found], dtype=float).reshape(len(found), 4)
-        scores = np.array([d["score"] for d in found], dtype=float)
-        known = images.issuperset(d["image_id"] for d in found)
-        known &= categories.issuperset(d["category_id"] for d in found)
-    except (KeyError, TypeError, ValueError):
-        return False
-    return bool(known and np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all() and np.isfinite(scores).all())
-
-
-def _one_by_one(
-    found: Sequence[Json], truth: Json, images: set[Any], categories: set[Any], name: str
-) -> Iterable[dict[str, Any]]:
-    """Yield the detections, images found by name where they are not named by id."""
-    by_name: dict[str, set[Any]] = defaultdict(set)
-    for image in truth["images"]:
-        file_name = str(image.get("file_name", ""))
-        for key in (file_name, Path(file_name).name, Path(file_name).stem):
-            by_name[key].add(image["id"])
-    for i, detection in enumerate(found):
-        where = f"{name}, entry {i}"
-        image_id = detection.get("image_id", detection.get("file_name"))
-        if image_id not in images:
-            same = by_name.get(str(image_id)) or by_name.get(str(detection.get("file_name"))) or set()
-            if len(same) != 1:
-                reason = f"fits {len(same)} images" if same else "is no id and no file name"
-                raise ValueError(f"{where}: image_id {image_id!r} {reason} of the annotations")
-            image_id = next(iter(same))
-        kept = {"image_id": image_id, "category_id": detection.get("category_id"), "bbox": detection.get("bbox", ())}
-        kept["score"] = detection.get("score", math.nan)
-        _check_entry(kept, images, categories, where)
-        if not isinstance(kept["score"], (int, float)) or not math.isfinite(kept["score"]):
-            raise ValueError(f"{where}: score {kept['score']!r} is not a finite number")
-        yield kept
-
-
-def _check_entry(entry: Json, images: set[Any], categories: set[Any], where: str) -> None:
-    """Raise ValueError unless image, category and box can be."""
-    if entry.get("image_id") not in images:
-        raise ValueError(f"{where}: image_id {entry.get('image_id')!r} is not among the images")
-    if entry.get("category_id") not in categories:
-        raise ValueError(f"{where}: category_id {entry.get('category_id')!r} is not in {sorted(categories)}")
-    box = entry.get("bbox", ())
-    if len(box) != 4 or not all(map(math.isfinite, box)) or box[2] < 0 or box[3] < 0:
-        raise ValueError(f"{where}: bbox {box!r} is not x, y, width, height with finite sides >= 0")
-
-
 def _read(source: Any, what: str) -> Any:
-    """Return the content of a JSON file, or what is loaded already."""
+    """Return the content of a JSON file, with or without a byte order mark, or what is loaded already."""
     if not isinstance(source, (str, Path)):
         return source
     if not Path(source).is_file():
         raise FileNotFoundError(f"{what}: no such file: {source}")
     try:
-        return json.loads(Path(source).read_text(encoding="utf-8"))
+        return json.loads(Path(source).read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{source}: no JSON: {error}") from error
 

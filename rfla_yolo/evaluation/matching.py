@@ -106,13 +106,25 @@ def match(inputs: Inputs, areas: Areas = AITOD_AREAS, details: bool = True) -> M
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    truth = {"images": inputs.images, "annotations": inputs.annotations, "categories": inputs.categories}
-    coco = COCO(truth)
-    run = COCOeval_faster(
-        coco, coco.loadRes(inputs.detections), iouType="bbox", print_function=_silent, separate_eval=True
+    image_numbers = {image["id"]: i for i, image in enumerate(inputs.images, start=1)}  # the library wants numbers
+    category_numbers = {category["id"]: k for k, category in enumerate(inputs.categories, start=1)}
+
+    def numbered(entry: Mapping[str, Any]) -> dict[str, Any]:
+        numbers = {"image_id": image_numbers[entry["image_id"]], "category_id": category_numbers[entry["category_id"]]}
+        # a segmentation is given, or the library would make a polygon of every box
+        return {**entry, **numbers, "bbox": [float(side) for side in entry["bbox"]], "segmentation": []}
+
+    coco = COCO(
+        {
+            "images": [{"id": number} for number in image_numbers.values()],
+            "annotations": [numbered(annotation) for annotation in inputs.annotations],
+            "categories": [{"id": number} for number in category_numbers.values()],
+        }
     )
-    run.params.imgIds = [image["id"] for image in inputs.images]
-    run.params.catIds = [category["id"] for category in inputs.categories]
+    detections = coco.loadRes([numbered(detection) for detection in inputs.detections])
+    run = COCOeval_faster(coco, detections, iouType="bbox", print_function=_silent, separate_eval=True)
+    run.params.imgIds = list(image_numbers.values())
+    run.params.catIds = list(category_numbers.values())
     run.params.iouThrs = IOU_THRESHOLDS
     run.params.maxDets = list(MAX_DETS)
     run.params.areaRng = [list(area) for area in areas.values()]

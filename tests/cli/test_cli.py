@@ -189,6 +189,11 @@ class TestEvaluation:
         files = [f"annotations={self.golden}/single_gt.json", "predictions=no.json"]
         assert error_of(capsys, ("evaluate",), *files, *words).startswith(message)
 
+    def test_images_that_are_not_in_the_folder(self, tmp_path, capsys):
+        files = ["--annotations", f"{self.golden}/single_gt.json", "--predictions", f"{self.golden}/single_dt.json"]
+        cli.main(["evaluate", *files, "--out", str(tmp_path / "report"), "--images", str(tmp_path)])
+        assert "holds none of the 20 images" in capsys.readouterr().err
+
     def test_missing_file(self, capsys):
         words = ["evaluate", "--annotations", "no.json", "--predictions", "no.json"]
         assert error_of(capsys, (), *words) == "error: annotations: no such file: no.json"

@@ -78,8 +78,8 @@ def test_some_images_only():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 99}, "predictions, entry 0: image_id 99 is no id and no file name of the annotations"),
-        ({"category_id": 9}, r"entry 0: category_id 9 is not in \[1\]"),
+        ({"image_id": 99}, "predictions, entry 0: image_id 99 is none of the images 1"),
+        ({"category_id": 9}, r"entry 0: category_id 9 is none of the categories 1"),
         ({"bbox": [0, 0, float("nan"), 1]}, r"entry 0: bbox \[0, 0, nan, 1\] is not"),
         ({"bbox": [0, 0, -2, 1]}, r"entry 0: bbox \[0, 0, -2, 1\] is not"),
         ({"bbox": [0, 0, 2]}, r"entry 0: bbox \[0, 0, 2\] is not"),
