@@ -171,7 +171,7 @@ def resample(matching: Matching, unit_of: Ints, draws: NDArray[Any]) -> dict[str
                 if a == 0 and t in (0, AT_50, AT_50 + 5):
                     add({0: "AP25", AT_50: "AP50", AT_50 + 5: "AP75"}[t], precision)
                 if a == 0 and t == AT_50:
-                    add("oLRP", _olrp(curve, matches, num_gts, unit_of, draws))
+                    add("oLRP", _olrp(matches, num_gts, unit_of, draws))
                 if t < AT_50:
                     continue
                 for limit in MAX_DETS if a == 0 else MAX_DETS[-1:]:
@@ -185,11 +185,10 @@ def resample(matching: Matching, unit_of: Ints, draws: NDArray[Any]) -> dict[str
 
 @dataclass(frozen=True)
 class _Curve:
-    """Weighted true positives and detections up to every hit, each (hits, R), and the hits themselves, (D,)."""
+    """Weighted true positives and detections up to every hit, each (hits, R)."""
 
     true: Floats
     all: Floats
-    hits: Bools
 
 
 def _curve(matches: ClassMatches, a: int, t: int, unit_of: Ints, draws: NDArray[Any]) -> _Curve:
@@ -200,18 +199,29 @@ def _curve(matches: ClassMatches, a: int, t: int, unit_of: Ints, draws: NDArray[
     up_to = np.zeros((num_hits, len(draws)), dtype=np.float32)
     inside = before < num_hits  # what comes after the last hit changes nothing
     np.add.at(up_to, (before[inside], units[inside]), 1)
-    return _Curve(true=draws[units[hit]].cumsum(0), all=up_to.cumsum(0) @ draws, hits=hits)
+    return _Curve(true=draws[units[hit]].cumsum(0), all=up_to.cumsum(0) @ draws)
 
 
-def _olrp(curve: _Curve, matches: ClassMatches, num_gts: Floats, unit_of: Ints, draws: NDArray[Any]) -> Floats:
-    """Lowest LRP error over the hits, where alone it can fall, (R,)."""
-    if not len(curve.true):
+def _olrp(matches: ClassMatches, num_gts: Floats, unit_of: Ints, draws: NDArray[Any]) -> Floats:
+    """Lowest LRP error over the scores of hits, as thresholds; at other scores it cannot fall, (R,)."""
+    counts = matches.counts[0, AT_50]
+    units, scores, hit = unit_of[matches.image[counts]], matches.score[counts], matches.hit[0, AT_50][counts]
+    levels = np.unique(-scores[hit])
+    if not len(levels):
         return np.where(num_gts > 0, 1.0, np.nan)
-    units, iou = unit_of[matches.image[curve.hits]], matches.iou[curve.hits]
-    loc = ((1 - iou)[:, None] * draws[units]).cumsum(0) / (1 - LRP_IOU)
-    false = curve.all - curve.true
+    level = np.searchsorted(levels, -scores)  # the first threshold that keeps a detection
+    kept = level < len(levels)
+
+    def up_to(chosen: Bools, amount: Floats | int = 1) -> Floats:
+        """Weighted sum over the chosen detections of each level's score or more, (levels, R)."""
+        table = np.zeros((len(levels), len(draws)), dtype=np.float32)
+        np.add.at(table, (level[chosen], units[chosen]), amount)
+        return np.asarray(table.cumsum(0) @ draws)
+
+    loc = up_to(hit, 1 - matches.iou[counts][hit]) / (1 - LRP_IOU)
+    true, false = up_to(hit), up_to(kept & ~hit)
     with np.errstate(invalid="ignore", divide="ignore"):
-        error = (loc + false + num_gts - curve.true) / (false + num_gts)
+        error = (loc + false + num_gts - true) / (false + num_gts)
     return np.where(num_gts > 0, np.minimum(error.min(0), 1.0), np.nan)
 
 

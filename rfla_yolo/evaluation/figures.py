@@ -49,7 +49,8 @@ def lrp(matches: ClassMatches) -> LRP:
     tp, fp = hit.cumsum(), (~hit).cumsum()
     loc = ((1 - ious) * hit).cumsum()
     error = (loc / (1 - LRP_IOU) + fp + num_gts - tp) / (fp + num_gts)
-    best = int(error.argmin())
+    ends = threshold_ends(scores)
+    best = int(ends[error[ends].argmin()])
     found = int(tp[best])
     return LRP(
         olrp=float(error[best]),
@@ -76,7 +77,8 @@ def by_size(matching: Matching) -> dict[str, dict[str, float | int | None]]:
         if num_gts and len(hits):
             tp, fp = hits.cumsum(), (~hits).cumsum()
             f1 = 2 * tp / (tp + fp + num_gts)
-            best = int(f1.argmax())
+            ends = threshold_ends(scores)
+            best = int(ends[f1[ends].argmax()])
             row["best_f1"], row["score_at_best_f1"] = float(f1[best]), float(scores[best])
             row["false_positives_per_image"] = float(fp[best] / matching.num_images)
         result[name] = row
@@ -141,6 +143,16 @@ def pooled(matching: Matching, area: int) -> tuple[np.ndarray, Floats]:
     hits, scores = (np.concatenate(column) for column in zip(*parts)) if parts else (np.zeros(0, bool), np.zeros(0))
     order = np.argsort(-scores, kind="mergesort")
     return hits[order], scores[order]
+
+
+def threshold_ends(scores: Floats) -> np.ndarray:
+    """Return the last place of each score; a threshold keeps all detections of a score or none.
+
+    Example:
+        >>> threshold_ends(np.array([0.9, 0.5, 0.5, 0.1]))
+        array([0, 2, 3])
+    """
+    return np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -55,6 +55,16 @@ def test_groups_are_drawn_together(sparse):
     assert got["AP"][0] == pytest.approx(expected["AP"], abs=2e-6)
 
 
+def test_olrp_of_a_resample_never_parts_equal_scores(sparse):
+    gt, dt = sparse
+    dt = [{**d, "score": round(d["score"], 1)} for d in dt]
+    count = len(gt["images"])
+    draws = np.random.default_rng(2).multinomial(count, np.full(count, 1 / count), size=3).T
+    got = resample(evaluate(gt, dt).matching, np.arange(count), draws)["oLRP"]
+    for r in range(draws.shape[1]):
+        assert got[r] == pytest.approx(evaluate(*drawn(gt, dt, draws[:, r]))["oLRP"], abs=2e-6)
+
+
 class TestCompare:
     def test_a_model_with_itself(self):
         result = compare(GOLDEN / "mid_dt.json", GOLDEN / "mid_dt.json", GOLDEN / "mid_gt.json", resamples=50)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 
+import numpy as np
 import pytest
 
 from rfla_yolo import evaluate
@@ -14,7 +15,7 @@ from .test_coco import GOLDEN, box_set, load
 
 
 def found_and_missed(gt, dt):
-    """Greedy matching at IoU 0.5 for sets without crowd: hits by (score, hit), and the number of objects."""
+    """Greedy matching at IoU 0.5 for sets without crowd: (score, IoU or 0) by detection, and the number of objects."""
 
     def iou(a, b):
         w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
@@ -30,7 +31,7 @@ def found_and_missed(gt, dt):
         hit = best is not None and iou(best["bbox"], d["bbox"]) >= 0.5
         if hit:
             free.remove(best)
-        hits.append((d["score"], hit))
+        hits.append((d["score"], iou(best["bbox"], d["bbox"]) if hit else 0.0))
     return hits, len(gt["annotations"])
 
 
@@ -49,26 +50,52 @@ def test_by_size_against_loops(plain):
     hits, objects = found_and_missed(gt, dt)
     row = evaluate(gt, dt).by_size["all"]
     assert row["objects"] == objects
-    assert row["recall"] == pytest.approx(sum(hit for _, hit in hits) / objects)
+    assert row["recall"] == pytest.approx(sum(hit > 0 for _, hit in hits) / objects)
     best = (0.0, None, None)
     for n in range(1, len(hits) + 1):
-        tp = sum(hit for _, hit in hits[:n])
+        tp = sum(hit > 0 for _, hit in hits[:n])
         best = max(best, (2 * tp / (n + objects), hits[n - 1][0], n - tp), key=lambda row: row[0])
     assert row["best_f1"] == pytest.approx(best[0])
     assert row["score_at_best_f1"] == pytest.approx(best[1])
     assert row["false_positives_per_image"] == pytest.approx(best[2] / len(gt["images"]))
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_thresholds_never_part_equal_scores(seed):
+    """OLRP and best F1 against a search of all score thresholds; few scores, so that many are equal."""
+    rng = np.random.default_rng(seed)
+    truth = np.column_stack((rng.integers(0, 60, (12, 2)), rng.integers(4, 12, (12, 2)))).tolist()
+    shift = rng.integers(-2, 3, (30, 4)) * [1, 1, 0, 0]
+    found = (np.array(truth)[rng.integers(0, 12, 30)] + shift).tolist()
+    gt, dt = box_set(truth, [(box, score) for box, score in zip(found, rng.choice([0.2, 0.5, 0.7, 0.9], 30))])
+    hits, objects = found_and_missed(gt, dt)
+    rows = []
+    for threshold in {score for score, _ in hits}:
+        ious = [iou for score, iou in hits if score >= threshold]
+        tp, fp = sum(iou > 0 for iou in ious), sum(iou == 0 for iou in ious)
+        loc = sum(1 - iou for iou in ious if iou)
+        lrp = (loc / 0.5 + fp + objects - tp) / (fp + objects)
+        rows.append((lrp, threshold, 2 * tp / (tp + fp + objects), fp, tp))
+    result = evaluate(gt, dt)
+    lowest, best = min(rows, key=lambda row: (row[0], -row[1])), max(rows, key=lambda row: (row[2], row[1]))
+    assert result["oLRP"] == pytest.approx(lowest[0])
+    assert result["oLRP_fp"] == pytest.approx(lowest[3] / (lowest[3] + lowest[4]))
+    assert result.per_class["ship"]["threshold"] == lowest[1]
+    assert result.by_size["all"]["best_f1"] == pytest.approx(best[2])
+    assert result.by_size["all"]["score_at_best_f1"] == best[1]
+    assert result.by_size["all"]["false_positives_per_image"] == best[3]
+
+
 def test_calibration_against_loops(plain):
     gt, dt = plain
     used = {a["category_id"] for a in gt["annotations"]}
     hits, _ = found_and_missed(gt, [d for d in dt if d["category_id"] in used])
-    hits += [(d["score"], False) for d in dt if d["category_id"] not in used]
+    hits += [(d["score"], 0.0) for d in dt if d["category_id"] not in used]
     expected = 0.0
     for b in range(15):
         inside = [(s, h) for s, h in hits if b / 15 <= s < (b + 1) / 15]
         if inside:
-            gap = sum(h for _, h in inside) / len(inside) - sum(s for s, _ in inside) / len(inside)
+            gap = sum(h > 0 for _, h in inside) / len(inside) - sum(s for s, _ in inside) / len(inside)
             expected += len(inside) / len(hits) * abs(gap)
     result = evaluate(gt, dt).calibration
     assert result["ece"] == pytest.approx(expected)
