@@ -9,7 +9,7 @@ import numpy as np
 from .figures import average_precision
 from .matching import AT_50, Bools, Floats, Ints, Matching
 
-FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU from which a box lies on an object, and below which it lies on none
+FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU from which a box lies on an object, and up to which it lies on none
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 CLS, LOC, BOTH, DUP, BKG = range(5)
 NONE = -1
@@ -36,10 +36,14 @@ def error_breakdown(matching: Matching) -> dict[str, dict[str, dict[str, float |
 
     A false positive is, in this order: *localisation*, IoU 0.1 to 0.5 with an object of its class; *classification*,
     IoU of 0.5 or more with an object of another class; *duplicate*, the same with one of its class that a better
-    detection has; *background*, IoU below 0.1 with everything; else *both*. *Missed* is an object that is not found and
-    is the object of no localisation or classification error. The size is that of the object, and the detection's own
-    where there is none. Mending turns the best localisation or classification error of an object that is not found into
-    a hit, removes all other false positives of that kind, and takes missed objects out of the count.
+    detection has; *background*, IoU of 0.1 or less with everything; else *both*. *Missed* is an object that is not
+    found and is the object of no localisation or classification error. The size is that of the object, and the
+    detection's own where there is none. Mending a kind turns its error into a hit where it is the best localisation or
+    classification error of an object that is not found, removes all its other false positives, and takes missed objects
+    out of the count; a class whose objects are all missed then has an AP of 0, and no AP where it has no detections.
+
+    Where TIDE differs: classes without objects count there with an AP of 0, here they have none, as in AP50;
+    detections that a crowd region takes in are errors there, not here; a duplicate has its own size there.
 
     Args:
         matching: Matches with details.
@@ -49,9 +53,10 @@ def error_breakdown(matching: Matching) -> dict[str, dict[str, dict[str, float |
     """
     flat = _flatten(matching)
     kind, target = _kinds(flat)
+    mendable = (kind == LOC) | (kind == CLS)
     blamed = np.zeros(len(flat.gt_label), dtype=bool)
-    blamed[target[(kind == LOC) | (kind == CLS)]] = True
-    missed = ~flat.gt_found & ~blamed
+    blamed[target[mendable]] = True
+    missed, best = ~flat.gt_found & ~blamed, _best_of_each_target(flat, mendable, target)
     own = flat.bbox[:, 2:].prod(1)
     area = np.where(target >= 0, flat.gt_area[target], own) if len(flat.gt_area) else own
     keep_all, count_all = np.ones(len(kind), dtype=bool), np.ones(len(missed), dtype=bool)
@@ -65,10 +70,10 @@ def error_breakdown(matching: Matching) -> dict[str, dict[str, dict[str, float |
                 mended = _mean_ap50(flat, flat.label, flat.hit, keep_all, ~chosen)
             else:
                 chosen = (kind == number) & (low <= area) & (area <= high)
-                fixed = _first_of_each_target(flat, chosen, target) if number in (CLS, LOC) else np.zeros_like(keep_all)
+                fixed = chosen & best
                 label = np.where(fixed, flat.gt_label[target], flat.label) if fixed.any() else flat.label
                 mended = _mean_ap50(flat, label, flat.hit | fixed, ~chosen | fixed, count_all)
-            result[name][size] = {"count": int(chosen.sum()), "dAP50": mended - base}
+            result[name][size] = {"count": int(chosen.sum()), "dAP50": max(mended - base, 0.0)}
     return result
 
 
@@ -92,10 +97,10 @@ def _kinds(flat: Flat) -> tuple[Ints, Ints]:
         same, other = np.where(same_class, iou, -1), np.where(same_class, -1, iou)
         same_iou, other_iou = same.max(1), other.max(1)
         choices = [
-            (same_iou >= BACKGROUND) & (same_iou < FOREGROUND),
+            (same_iou >= BACKGROUND) & (same_iou <= FOREGROUND),
             other_iou >= FOREGROUND,
             same_iou >= FOREGROUND,
-            iou.max(1) < BACKGROUND,
+            iou.max(1) <= BACKGROUND,
         ]
         kind[dets] = np.select(choices, [LOC, CLS, DUP, BKG], BOTH)
         about = np.select(choices[:3], [same.argmax(1), other.argmax(1), same.argmax(1)], NONE)
@@ -103,7 +108,7 @@ def _kinds(flat: Flat) -> tuple[Ints, Ints]:
     return kind, target
 
 
-def _first_of_each_target(flat: Flat, chosen: Bools, target: Ints) -> Bools:
+def _best_of_each_target(flat: Flat, chosen: Bools, target: Ints) -> Bools:
     """Mark the best detection about each object that is not found."""
     places = np.flatnonzero(chosen)
     places = places[~flat.gt_found[target[places]]]
@@ -115,7 +120,7 @@ def _first_of_each_target(flat: Flat, chosen: Bools, target: Ints) -> Bools:
 
 
 def _mean_ap50(flat: Flat, label: Ints, hit: Bools, keep: Bools, gt_keep: Bools) -> float:
-    """AP50, mean over the classes with objects."""
+    """AP50, mean over the classes with objects; where none of them is kept 0, and no AP without detections."""
     values = []
     for k in np.unique(flat.gt_label):
         chosen = keep & (label == k)
@@ -126,6 +131,8 @@ def _mean_ap50(flat: Flat, label: Ints, hit: Bools, keep: Bools, gt_keep: Bools)
             places = np.flatnonzero(hits)
             true = np.arange(1, len(places) + 1, dtype=float)[:, None]
             values.append(average_precision(true, (places[:, None] + 1).astype(float), num_gts)[0])
+        elif len(hits):
+            values.append(0.0)
     return float(np.mean(values)) if values else 0.0
 
 
