@@ -74,7 +74,7 @@ class Comparison:
         head = f"{'':>10}{'first':>9}{'second':>9}{'difference':>12}{'95 % interval':>19}"
         lines = [head]
         for name, d in self.figures.items():
-            interval = f"[{percent(d.low, 2)}, {percent(d.high, 2)}]" if d.low is not None else "-"
+            interval = f"[{percent(d.low, 2)}, {percent(d.high, 2)}]" if d.low is not None else percent(None)
             cells = f"{percent(d.first, 2):>9}{percent(d.second, 2):>9}{percent(d.difference, 2):>12}{interval:>19}"
             lines.append(f"{name:>10}{cells}  {d.sign}")
         runs = f"runs {self.runs[0]} and {self.runs[1]}"

@@ -156,13 +156,13 @@ def threshold_ends(scores: Floats) -> np.ndarray:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Return a share as text in percent, a dash where it is undefined.
+    """Return a share as text in percent, n/a where it is undefined: a dash looks like a minus.
 
     Example:
         >>> percent(0.1234), percent(None)
-        ('12.3', '-')
+        ('12.3', 'n/a')
     """
-    return "-" if value is None else f"{100 * value:.{digits}f}"
+    return "n/a" if value is None else f"{100 * value:.{digits}f}"
 
 
 def _or_none(values: Floats, count: np.ndarray) -> list[float | None]:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 WORST_IMAGES = 6
 WINDOW = 128  # px of an image that the sheet of the worst images magnifies
 MARKS = {"found": "#20c020", "missed": "#ff2020", "false": "#4060ff"}
-SIZE_BINS = (0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)  # borders of sqrt(area), px
+SIZE_BINS = (0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 1e5)  # borders of sqrt(area), px
+SIZE_TITLES = [f"{a}-{b}" for a, b in pairwise(SIZE_BINS[:-1])] + [f"{SIZE_BINS[-2]}+"]
 
 
 def write_page(evaluation: Evaluation, folder: str | Path, images: Mapping[Any, str | Path] | None = None) -> Path:
@@ -43,11 +44,12 @@ def write_page(evaluation: Evaluation, folder: str | Path, images: Mapping[Any, 
         raise ValueError("write_page needs an evaluation with details=True")
     page = Page(folder, "Evaluation")
     counts = f"{len(evaluation.images)} images, {evaluation.num_objects} objects"
-    page.text(f"{counts}, {evaluation.num_detections} detections. Figures in percent; a dash where undefined.")
+    page.text(f"{counts}, {evaluation.num_detections} detections. Figures in percent, {percent(None)} where undefined.")
     page.heading("By class")
-    names = list(evaluation.metrics)
     rows: list[tuple[str, dict[str, Any]]] = [("all", evaluation.metrics), *evaluation.per_class.items()]
-    page.table(["class", *names], [[title, *(percent(v[n]) for n in names)] for title, v in rows])
+    for kind in ("AP", "AR", "oLRP"):  # one table of all would not fit the page
+        names = [name for name in evaluation.metrics if name.startswith(kind)]
+        page.table(["class", *names], [[title, *(percent(v[n]) for n in names)] for title, v in rows])
     page.heading("By size")
     caption = "AP, AP50 and recall (IoU 0.5) against object size, and the number of objects"
     page.figure("size", _size_figure(evaluation), caption)
@@ -115,19 +117,27 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
 def _size_row(name: str, row: dict[str, Any]) -> list[str]:
     score, false = row["score_at_best_f1"], row["false_positives_per_image"]
     cells = [name, str(row["objects"]), percent(row["recall"]), percent(row["best_f1"])]
-    return [*cells, "-" if score is None else f"{score:.3f}", "-" if false is None else f"{false:.2f}"]
+    return [
+        *cells,
+        percent(None) if score is None else f"{score:.3f}",
+        percent(None) if false is None else f"{false:.2f}",
+    ]
 
 
 def _size_figure(evaluation: Evaluation) -> Figure:
-    """AP, AP50 and recall in fine bins of size, above the number of objects in each."""
-    areas = {"all": (0.0, 1e10)} | {f"{a}-{b}": (a**2, b**2) for a, b in pairwise(SIZE_BINS)}
+    """AP, AP50 and recall in fine bins of size, above the number of objects in each.
+
+    An object on a border belongs to the bin above alone, unlike in the figures by size, whose ranges are closed.
+    """
+    areas = {"all": (0.0, 1e10)}
+    areas |= {t: (a**2, np.nextafter(b**2, 0)) for t, (a, b) in zip(SIZE_TITLES, pairwise(map(float, SIZE_BINS)))}
     matching = match(evaluation.inputs, areas, details=False)
     columns = range(1, len(areas))
     ap = [_mean(matching.precision[AT_50:, :, :, i, -1]) for i in columns]
     ap50 = [_mean(matching.precision[AT_50, :, :, i, -1]) for i in columns]
     recall = [_mean(matching.recall[AT_50, :, i, -1]) for i in columns]
-    sides = np.sqrt([a["area"] for a in evaluation.inputs.annotations if not a["iscrowd"]])
-    counts = np.histogram(sides, SIZE_BINS)[0]
+    sizes = [m.gt_area[m.gt_counts[0]] for m in evaluation.matching.classes.values()]
+    counts = np.histogram(np.concatenate([np.zeros(0), *sizes]), np.square(SIZE_BINS))[0]
     figure, (top, bottom) = _subplots(2, height=5.2, height_ratios=(3, 1), sharex=True)
     x = np.arange(len(counts))
     for name, values in (("recall", recall), ("AP50", ap50), ("AP", ap)):
@@ -135,9 +145,11 @@ def _size_figure(evaluation: Evaluation) -> Figure:
     top.set(ylabel="percent", ylim=(0, 100))
     top.legend(frameon=False)
     bottom.bar(x, counts, color="0.6")
-    labels = [f"{a}-{b}" for a, b in pairwise(SIZE_BINS)]
     bottom.set(ylabel="objects", xlabel="object size: square root of the area, px", xticks=x)
-    bottom.set_xticklabels(labels, rotation=30)
+    bottom.set_xticklabels(SIZE_TITLES, rotation=30)
+    if counts.any():
+        filled = np.flatnonzero(counts)
+        bottom.set_xlim(filled[0] - 0.7, filled[-1] + 0.7)
     return figure
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +14,11 @@ STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
-.wide { overflow-x: auto }
+.wide { overflow-x: auto; margin: 1rem 0 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .875rem }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap }
-th:first-child, td:first-child { text-align: left }
+th:first-child, td:first-child, .text { text-align: left }
+td.text { white-space: normal; min-width: 14rem }
 figure { margin: 1rem 0 } img { max-width: 100%; height: auto; background: #fff } figcaption { font-size: .875rem }
 """
 
@@ -51,10 +52,20 @@ class Page:
         """Add a paragraph."""
         self._parts.append(f"<p>{escape(text)}</p>")
 
-    def table(self, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Add a table; the first column names the row."""
-        cells = "".join(f"<th scope=col>{escape(str(cell))}</th>" for cell in head)
-        lines = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[object]], text: Collection[str] = ()) -> None:
+        """Add a table; the first column names the row.
+
+        Args:
+            head: Titles of the columns.
+            rows: Their cells.
+            text: Titles of further columns that hold text: left-aligned, in several lines where it is long.
+        """
+        marks = [" class=text" if title in text else "" for title in head]
+        cells = "".join(f"<th scope=col{mark}>{escape(str(cell))}</th>" for mark, cell in zip(marks, head))
+        lines = "".join(
+            "<tr>" + "".join(f"<td{mark}>{escape(str(cell))}</td>" for mark, cell in zip(marks, row)) + "</tr>"
+            for row in rows
+        )
         self._parts.append(
             f"<div class=wide><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>"
         )

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from rfla_yolo import evaluate
-from rfla_yolo.evaluation import write_page
-from rfla_yolo.evaluation.pages import _densest, _marks
+from rfla_yolo import compare, evaluate
+from rfla_yolo.evaluation import write_comparison, write_page
+from rfla_yolo.evaluation.pages import _densest, _marks, _size_figure
 
 from .test_coco import GOLDEN, box_set
 
@@ -28,6 +28,32 @@ def test_page(tmp_path):
         assert cv2.imread(str(tmp_path / "page" / name)) is not None
     assert f"{100 * result['AP']:.1f}" in page
     assert "://" not in page
+
+
+def test_every_object_has_one_bar_and_only_bars_have_points():
+    """Objects on the border of two bins, above all bins, and inside of one."""
+    truth = [[10, 10, 8, 8], [30, 30, 16, 16], [100, 100, 300, 300], [50, 50, 9, 9]]
+    found = [([10, 10, 8, 8], 0.9), ([31, 30, 16, 16], 0.8), ([100, 100, 300, 300], 0.7)]
+    figure = _size_figure(evaluate(*box_set(truth, found)))
+    top, bottom = figure.axes
+    titles = [label.get_text() for label in bottom.get_xticklabels()]
+    bars = {title: bar.get_height() for title, bar in zip(titles, bottom.patches) if bar.get_height()}
+    assert bars == {"8-10": 2, "16-20": 1, "128+": 1}
+    recall, *_ = top.lines
+    points = {title: value for title, value in zip(titles, recall.get_ydata()) if np.isfinite(value)}
+    assert points == {"8-10": 50, "16-20": 100, "128+": 100}
+
+
+def test_undefined_is_no_minus(tmp_path):
+    """One object: no figure of another size is defined."""
+    gt, dt = box_set([[0, 0, 5, 5]], [([0, 0, 5, 5], 0.5)])
+    gt["images"].append({"id": 2, "file_name": "b.png"})
+    page = write_page(evaluate(gt, dt), tmp_path / "evaluation").read_text()
+    comparison = compare(dt, dt, gt, resamples=10)
+    page += write_comparison(comparison, tmp_path / "comparison").read_text()
+    assert "<td>n/a</td>" in page
+    assert "<td>-</td>" not in page
+    assert not re.search(r"\s-\s", comparison.table())
 
 
 def test_needs_details():
