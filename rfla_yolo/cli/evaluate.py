@@ -20,6 +20,8 @@ def run(argv: Sequence[str]) -> None:
     add_areas(parser)
     args = parser.parse(argv)
     images, out = args["images"], args["out"]
+    if images and not out:
+        fail("--images is for the page: give --out as well")
     if images and not Path(images).is_dir():
         fail(f"--images: no such folder: {images}")
     from .. import evaluation

@@ -260,7 +260,7 @@ def _difference(name: str, figures_of: list[list[dict[str, float | None]]], resa
 
 def _as_runs(side: Any) -> list[Any]:
     """Return the runs of a side: one path, a list of paths, one loaded list of detections, or a list of such lists."""
-    if isinstance(side, (str, Path)) or (side and isinstance(side[0], Mapping)):
+    if isinstance(side, (str, Path, Mapping)) or not len(side) or isinstance(side[0], Mapping):
         return [side]
     return list(side)
 

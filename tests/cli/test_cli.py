@@ -182,7 +182,12 @@ class TestEvaluation:
         ("words", "message"),
         [
             ([f"out={__file__}"], "error: --out must be a folder, but"),
-            (["images=nowhere"], "error: --images: no such folder: nowhere"),
+            (["images=nowhere", "out=page"], "error: --images: no such folder: nowhere"),
+            (["images=."], "error: --images is for the page: give --out as well"),
+            (
+                ["areas=0,8,nan"],
+                "error: areas must be two or more ascending borders in px, 0 or more, not [0.0, 8.0, nan]",
+            ),
         ],
     )
     def test_is_refused_before_any_work(self, words, message, capsys):

@@ -81,6 +81,13 @@ class TestCompare:
         assert figure.first == pytest.approx(evaluate(gt, dt[::2])["AR100"])
         assert compare(dt, dt[::2], gt, resamples=200)["AR100"].sign == "-"
 
+    def test_no_detections_at_all(self, sparse):
+        gt, dt = sparse
+        result = compare([], dt, gt, resamples=20)
+        assert (result.runs, result["AP"].first, result["AP"].sign) == ((1, 1), 0, "+")
+        with pytest.raises(ValueError, match="predictions: expected a list of detections, found dict"):
+            compare(gt, dt, gt)
+
     def test_same_seed_same_interval(self, sparse):
         gt, dt = sparse
         runs = [compare(dt[::2], dt, gt, resamples=50, seed=s)["AP50"] for s in (3, 3, 4)]
