@@ -103,9 +103,9 @@ class _Known:
                     self._files[name].add(entry["id"])
                     self._others[name].add(entry["id"])
 
-    def find(self, key: Any, where: str, file_name: Any = None) -> Any:
+    def find(self, key: Any, called: str, file_name: Any = None) -> Any:
         """Return the id that is meant; raise ValueError unless it is exactly one."""
-        same = self._files.get(str(file_name), set())
+        same = set() if file_name is None else self._files.get(str(file_name), set())
         if len(same) != 1:
             key = file_name if key is None else key
             if _is_id(key) and key in self.ids:
@@ -115,24 +115,30 @@ class _Known:
             return next(iter(same))
         known = ", ".join(repr(key) for key in islice(self.ids, 9)) + ", ..." * (len(self.ids) > 9)
         reason = f"fits {len(same)} of" if same else "is none of"
-        raise ValueError(f"{where} {key!r} {reason} the {self._what} {known}")
+        raise ValueError(f"{called} {key!r} {reason} the {self._what} {known}")
 
 
 def _checked_objects(entries: Any, images: _Known, categories: _Known, name: str) -> list[dict[str, Any]]:
     """Return the objects with the ids that they mean and with what COCO may leave out."""
     objects = []
     for i, entry in enumerate(_mappings(entries, f"{name}: annotations")):
-        where = f"{name}, annotation {i}"
-        obj = _checked(entry, images, categories, where)
-        area, crowd = entry.get("area"), entry.get("iscrowd") or 0
-        obj["area"] = obj["bbox"][2] * obj["bbox"][3] if area is None else _number(area, f"{where}: area")
-        if obj["area"] < 0:
-            raise ValueError(f"{where}: area {area!r} is below 0")
-        if crowd not in (0, 1):
-            raise ValueError(f"{where}: iscrowd {crowd!r} is not 0 or 1")
-        objects.append({**obj, "iscrowd": int(crowd)})
+        try:
+            objects.append(_checked_object(entry, images, categories))
+        except ValueError as error:
+            raise ValueError(f"{name}, annotation {i}: {error}") from None
     _check_unique([entry["id"] for entry in entries if entry.get("id") is not None], f"{name}: annotations")
     return objects
+
+
+def _checked_object(entry: Json, images: _Known, categories: _Known) -> dict[str, Any]:
+    obj = _checked(entry, images, categories)
+    area, crowd = entry.get("area"), entry.get("iscrowd") or 0
+    obj["area"] = obj["bbox"][2] * obj["bbox"][3] if area is None else _number(area, "area")
+    if obj["area"] < 0:
+        raise ValueError(f"area {area!r} is below 0")
+    if crowd not in (0, 1):
+        raise ValueError(f"iscrowd {crowd!r} is not 0 or 1")
+    return {**obj, "iscrowd": int(crowd)}
 
 
 def _checked_detections(found: Sequence[Json], images: _Known, categories: _Known, name: str) -> Sequence[Json]:
@@ -141,9 +147,11 @@ def _checked_detections(found: Sequence[Json], images: _Known, categories: _Know
         return found
     detections = []
     for i, entry in enumerate(_mappings(found, name)):
-        where = f"{name}, entry {i}"
-        checked = _checked(entry, images, categories, where)
-        detections.append({**checked, "score": _number(entry.get("score"), f"{where}: score")})
+        try:
+            score = _number(entry.get("score"), "score")
+            detections.append({**_checked(entry, images, categories), "score": score})
+        except ValueError as error:
+            raise ValueError(f"{name}, entry {i}: {error}") from None
     return detections
 
 
@@ -163,23 +171,23 @@ def _all_fine(found: Sequence[Json], images: _Known, categories: _Known) -> bool
     return bool(np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all() and np.isfinite(scores).all())
 
 
-def _checked(entry: Json, images: _Known, categories: _Known, where: str) -> dict[str, Any]:
+def _checked(entry: Json, images: _Known, categories: _Known) -> dict[str, Any]:
     """Return image, category and box of an object or a detection."""
-    image_id = images.find(entry.get("image_id"), f"{where}: image_id", entry.get("file_name"))
-    category_id = categories.find(entry.get("category_id"), f"{where}: category_id")
+    image_id = images.find(entry.get("image_id"), "image_id", entry.get("file_name"))
+    category_id = categories.find(entry.get("category_id"), "category_id")
     box = entry.get("bbox")
     try:
-        sides = [_number(side, where) for side in box]  # type: ignore[union-attr]
+        sides = [_number(side, "side") for side in box]  # type: ignore[union-attr]
     except (TypeError, ValueError):
         sides = []
     if len(sides) != 4 or sides[2] < 0 or sides[3] < 0:
-        raise ValueError(f"{where}: bbox {box!r} is not x, y, width, height with finite sides >= 0")
+        raise ValueError(f"bbox {box!r} is not x, y, width, height with finite sides >= 0")
     return {"image_id": image_id, "category_id": category_id, "bbox": sides}
 
 
-def _number(value: Any, where: str) -> float:
-    if not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{where} {value!r} is not a finite number")
+def _number(value: Any, called: str) -> float:
+    if not isinstance(value, (float, int, Real)) or not math.isfinite(value):  # Real alone is slow
+        raise ValueError(f"{called} {value!r} is not a finite number")
     return float(value)
 
 
@@ -187,7 +195,7 @@ def _is_id(value: Any) -> bool:
     """Whether this can be an id; a float can while it is exact."""
     if isinstance(value, float):
         return value.is_integer() and abs(value) < EXACT
-    return isinstance(value, (str, Integral))
+    return isinstance(value, (str, int, Integral))
 
 
 def _is_list(value: Any) -> bool:
