@@ -161,7 +161,8 @@ def _recall_figure(evaluation: Evaluation) -> Figure:
         if defined.size:
             axis.plot(np.linspace(0, 100, len(defined)), 100 * defined.mean(1), label=name, lw=2.5 if a == 0 else 1.3)
     axis.set(xlabel="recall, percent", ylabel="precision, percent", xlim=(0, 100), ylim=(0, 100))
-    axis.legend(frameon=False)
+    if axis.lines:
+        axis.legend(frameon=False)
     return figure
 
 

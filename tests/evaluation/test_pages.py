@@ -56,6 +56,11 @@ def test_undefined_is_no_minus(tmp_path):
     assert not re.search(r"\s-\s", comparison.table())
 
 
+@pytest.mark.filterwarnings("error")
+def test_nothing_to_show(tmp_path):
+    assert "0 objects" in write_page(evaluate(*box_set([], [])), tmp_path).read_text()
+
+
 def test_needs_details():
     with pytest.raises(ValueError, match="needs an evaluation with details=True"):
         write_page(evaluate(*box_set([], []), details=False), "nowhere")
