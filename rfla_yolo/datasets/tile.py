@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from ..evaluation.inputs import load_inputs
 from .checks import read_labels
+from .coco import by_image, check_size, coco_boxes, read_coco
 from .images import check_depth, image_size, read_image
-from .sources import by_image, coco_boxes, read_coco
 from .truth import match_categories, match_images
 from .writer import (
     REPORT,
@@ -188,10 +188,7 @@ def _read(
         rows = read_labels(label, len(names))
         boxes = np.concatenate([rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2], 1)
         entry, ignored, classes = crowd.get(image, ({}, np.zeros((0, 4)), np.zeros(0, dtype=np.int64)))
-        given = entry.get("width", width), entry.get("height", height)
-        if given != (width, height):
-            there, here = (f"{w} x {h} px" for w, h in (given, (width, height)))
-            raise ValueError(f"annotations {annotations}: {image} is {there} there, the file is {here}")
+        check_size({"file_name": image, **entry}, (width, height), f"annotations: {annotations}")
         records.append(
             Record(
                 image,

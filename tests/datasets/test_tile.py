@@ -198,7 +198,7 @@ def test_ignored_objects_that_cannot_be_placed_are_named(visdrone, tmp_path):
 
     with pytest.raises(ValueError, match=r"changed\.json: 0 entries for image .*1\.jpg, expected 1"):
         cut_with(file_name="2.jpg")
-    with pytest.raises(ValueError, match=r"changed\.json: .*1\.jpg is 60 x 100 px there, the file is 100 x 60 px"):
+    with pytest.raises(ValueError, match=r"changed\.json: .*1\.jpg is 60 x 100 px there, the picture is 100 x 60"):
         cut_with(width=60, height=100)
     with pytest.raises(ValueError, match=r"categories .* are not the classes \['ship'\]"):
         tile_dataset(
