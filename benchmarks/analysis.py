@@ -48,11 +48,11 @@ def make_set(folder: Path, seed: int) -> Path:
 
 def measure(data: str, sweep: bool) -> dict[str, Any]:
     """Analyse and write the page; the time of a user, imports included, is measured outside."""
-    from rfla_yolo import analyze
+    from rfla_yolo.analysis import analyze, write_page
 
     with tempfile.TemporaryDirectory() as folder:
         found = analyze(data, "yolov8s-p2.yaml", imgsz=SIZE, images=IMAGES, sweep=sweep)
-        found.write(folder)
+        write_page(found, folder)
     sizes = found.result["assigners"]["rfla"]["plain"]["sizes"]["all"]
     return {"objects": sizes["objects"], "positives": sizes["positives"], "rows": len(found.result["sweep"])}
 

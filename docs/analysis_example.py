@@ -14,6 +14,7 @@ import yaml
 
 from benchmarks.common import ROOT, fill
 from rfla_yolo import analyze
+from rfla_yolo.analysis import write_page
 from rfla_yolo.analysis.page import sweep_table
 
 PICTURES = ("sizes", "fields", "levels", "examples")
@@ -33,7 +34,7 @@ def main() -> None:
         data = folder / "hituav-half.yaml"
         data.write_text(yaml.safe_dump({"path": temporary, "train": "images", "val": "images", "names": names}))
         found = analyze(data, "yolov8n.yaml", images=500, imgsz=320, erf=True, preset="paper")
-        found.write(folder / "page")
+        write_page(found, folder / "page")
         for name in PICTURES:
             shutil.copy(folder / "page" / f"{name}.png", ROOT / "docs" / "images" / f"analysis-{name}.png")
     document = ROOT / "docs" / "analysis.md"

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..assign.resolve import box_area
 from ..config import ASSIGNERS, RFLAConfig
 from ..engine import RFLAYOLO, RFLAAssigner, rf_sizes
-from ..engine.analysis import OpenTAL, Sample, count_classes, predictions, training_samples
+from ..engine.analysis import (
+    DEFAULT_IMGSZ,
+    OpenTAL,
+    Sample,
+    count_classes,
+    predictions,
+    training_samples,
+    training_size,
+)
 from ..engine.effective_field import effective_receptive_fields
 from ..engine.receptive_field import detection_model
+from ..engine.trainer import check_head
 from .assignments import Assigned, Levels, Tally, assign_rfla, assign_tal
 from .figures import changes, level_names, summarise
-from .sweep import measure, variants
+from .sweep import try_variants, variants
 from .verdict import start_from, verdict
 
-SHOWN = (4.0, 7.0, 11.0, 22.0, 45.0)  # px; the objects nearest to these sizes are drawn
+SHOWN = (4.0, 7.0, 11.0, 22.0, 45.0)  # px; objects near to these sizes are drawn
+EXAMPLES = 3  # objects drawn of each size, one an image
+NEAR, ALIKE = 0.5, 0.05  # logarithms of a ratio of sizes: an object this far from a size is not drawn for it; no nearer
 MODES = {"plain": False, "augmented": True}
 
 
@@ -43,14 +54,14 @@ class Analysis:
         config: The settings that were analysed.
         levels: The levels of the model.
         tallies: Objects and positives by assigner and mode ("plain", "augmented").
-        examples: Objects to draw.
+        examples: Objects to draw, by the size in px that they are near to.
     """
 
     result: dict[str, Any]
     config: RFLAConfig
     levels: Levels
     tallies: dict[str, dict[str, Tally]] = field(repr=False)
-    examples: list[Example] = field(repr=False)
+    examples: dict[float, list[Example]] = field(repr=False)
 
     @property
     def verdict(self) -> list[str]:
@@ -62,15 +73,6 @@ class Analysis:
         """The settings to start from: the best of the sweep, or those analysed where none was made."""
         sweep = self.result["sweep"]
         return RFLAConfig.from_dict(start_from(sweep)["settings"]) if sweep else self.config
-
-    def write(self, folder: str | Path) -> Path:
-        """Write ``analysis.json`` and a page of tables and pictures, and return the path of the page."""
-        from .page import write_page
-
-        page = write_page(self, folder)
-        text = json.dumps(self.result, indent=1, allow_nan=False)
-        (page.parent / "analysis.json").write_text(text + "\n", encoding="utf-8")
-        return page
 
 
 def analyze(
@@ -98,16 +100,17 @@ def analyze(
         images: Images to look at, evenly picked.
         weights: A checkpoint, whose predictions TAL uses (without augmentation only).
         erf: Also measure the effective receptive fields.
-        sweep: Also try other settings.
+        sweep: Also try other settings of RFLA, where it is among the assigners.
         seed: Seed of the augmentation.
-        **arguments: Settings of `RFLAConfig` and arguments of Ultralytics' training (imgsz, mosaic, scale, ...).
+        **arguments: Settings of `RFLAConfig` and arguments of Ultralytics' training (imgsz, mosaic, scale, ...), which
+            mean what they mean there: imgsz is rounded to what training would take.
 
     Returns:
         The analysis.
 
     Raises:
         FileNotFoundError: If the data or the model is not there.
-        ValueError: If a setting is wrong, or the data holds no object.
+        ValueError: If a setting is wrong, RFLA cannot train the model, or the data holds no object.
 
     Example:
         >>> analysis = analyze("aitod.yaml", "yolov8s-p2.yaml", imgsz=800)  # doctest: +SKIP
@@ -120,17 +123,21 @@ def analyze(
         raise ValueError(f"images must be a whole number from 1, not {images!r}")
     config, _ = RFLAConfig.take_from(arguments)
     config = replace(config, assigner="rfla")
-    net = detection_model(RFLAYOLO(weights or model))
+    detector = RFLAYOLO(weights or model)
+    net = detection_model(detector)
+    if "rfla" in chosen:
+        check_head(net)
+    imgsz = training_size(net, arguments.get("imgsz", detector.overrides.get("imgsz", DEFAULT_IMGSZ)))
     levels = _levels(net, config)
     num_classes = count_classes(data)
     if weights and num_classes != net.model[-1].nc:
         raise ValueError(f"weights: {weights} has {net.model[-1].nc} classes, data {data} has {num_classes}")
-    load = {"seed": seed, "skip_bad_labels": config.skip_bad_labels, **arguments}
+    load = {"seed": seed, "skip_bad_labels": config.skip_bad_labels, **arguments, "imgsz": imgsz}
 
     rfla = RFLAAssigner(num_classes, levels.strides, levels.rf_sizes, config)
     tal = OpenTAL(num_classes, list(levels.strides))
     tallies = {name: {mode: Tally(levels) for mode in MODES} for name in chosen}
-    picker = _Picker()
+    picker = _Picker(seed)
     kept: list[Sample] = []
     for mode, augment in MODES.items():
         count = max(images // 4, 1) if augment else images  # a mosaic holds the objects of four
@@ -150,8 +157,8 @@ def analyze(
         raise ValueError(f"data {data}: no object in {len(kept)} training images")
 
     rows = []
-    if sweep:
-        rows = [measure(variant, kept, num_classes) for variant in variants(net, config, levels, erf)]
+    if sweep and "rfla" in chosen:
+        rows = try_variants(variants(net, config, levels, imgsz, erf), kept, num_classes)
     result: dict[str, Any] = {
         "data": str(data),
         "model": str(weights or model),
@@ -160,7 +167,7 @@ def analyze(
         "images": len(kept),
         "settings": config.to_dict(),
         "levels": {
-            "names": level_names(levels),
+            "names": level_names(levels.strides),
             "strides": list(levels.strides),
             "rf_sizes": list(levels.rf_sizes),
             "changes_at": [None if np.isnan(side) else side for side in changes(levels)],
@@ -175,24 +182,33 @@ def analyze(
 
 
 class _Picker:
-    """Keeps the objects nearest to the sizes to be shown."""
+    """Keeps objects of the sizes to be shown, of different images.
 
-    def __init__(self) -> None:
-        self._best: dict[float, tuple[float, Example]] = {}
+    Objects that miss a size by as many times `ALIKE` are all as good; chance decides among them, since neighbouring
+    images of a set are often of one scene.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._best: dict[float, list[tuple[int, float, Example]]] = {size: [] for size in SHOWN}
 
     def look(self, sample: Sample, assigned: dict[str, Assigned]) -> None:
         side = box_area(sample.boxes).sqrt()
         if not len(side):
             return
-        for size in SHOWN:
-            off = (side.clamp(min=1e-3) / size).log().abs()
-            number = int(off.argmin())
-            if size not in self._best or float(off[number]) < self._best[size][0]:
-                self._best[size] = (float(off[number]), Example(sample, number, dict(assigned)))
+        off = (side.clamp(min=1e-3)[:, None] / torch.tensor(SHOWN)).log().abs()
+        off[off > off.amin(1, keepdim=True)] = torch.inf  # an object stands for the nearest size alone
+        for place, best in enumerate(self._best.values()):
+            number = int(off[:, place].argmin())
+            if float(off[number, place]) < NEAR:
+                alike = int(off[number, place] / ALIKE)
+                best.append((alike, self._rng.random(), Example(sample, number, dict(assigned))))
+                best.sort(key=lambda entry: entry[:2])
+                del best[EXAMPLES:]
 
-    def examples(self) -> list[Example]:
-        """Return one object of each size, none that is nearer to another size."""
-        return [self._best[size][1] for size in SHOWN if size in self._best and self._best[size][0] < 0.5]
+    def examples(self) -> dict[float, list[Example]]:
+        """Return objects by the size that they are near to, only sizes that have any."""
+        return {size: [example for *_, example in best] for size, best in self._best.items() if best}
 
 
 def _levels(net: Any, config: RFLAConfig) -> Levels:

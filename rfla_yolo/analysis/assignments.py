@@ -16,6 +16,8 @@ from ..assign.resolve import box_area
 from ..engine import RFLAAssigner
 from ..engine.analysis import OpenTAL, Sample
 
+BORDER = 1e-5  # of the image's longer side: an anchor this near to an object's border is on it, as labels are rounded
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -177,7 +179,8 @@ class Tally:
         gt, points, level = assigned.gt[anchor], points[anchor], level[anchor]
         boxes = sample.boxes[gt]
         reach = self.levels.reach(boxes, points, level)
-        inside = ((points > boxes[:, :2]) & (points < boxes[:, 2:])).all(-1)
+        slack = BORDER * max(sample.image.shape[1:])
+        inside = ((points >= boxes[:, :2] - slack) & (points <= boxes[:, 2:] + slack)).all(-1)
         positives = torch.bincount(gt, minlength=num_gts)
         best = torch.zeros(num_gts).scatter_reduce(0, gt, reach, "amax")
         side = box_area(sample.boxes).sqrt() / self.zoom
@@ -224,7 +227,7 @@ class Tally:
 
     @property
     def inside(self) -> NDArray[np.bool_]:
-        """Whether every positive anchor lies inside its object."""
+        """Whether every positive anchor lies inside its object or on its border, where the head can draw it."""
         return self._column(self._positives, 2) > 0
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,9 @@ from ..datasets.writer import SIZES
 from .assignments import Levels, Tally
 
 TRAINABLE_IOU = 0.5  # an object whose positives cannot reach it will never be a true positive at AP50
+ROUNDING = 1e-3  # of an IoU; labels are rounded, and an object on the border is not to depend on it
+IDLE = 0.01  # share of the positives below which a level has no work
+SIZE_WORDS = {"vt": "below 8 px", "t": "8 to 16 px", "s": "16 to 32 px", "m": "above 32 px"}
 BINS = (0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 16.0, 20.0, 24.0, 32.0, 48.0, 64.0, 96.0, float("inf"))  # px
 MANY = 10  # the last place of the distribution holds this many positives and more
 
@@ -19,9 +23,8 @@ MANY = 10  # the last place of the distribution holds this many positives and mo
 def summarise(tally: Tally) -> dict[str, Any]:
     """Return all figures of a tally: over all objects, by AI-TOD's sizes, by fine bins, and by level."""
     side = tally.side
-    borders = [0.0, *SIZES.values()]
     sizes = {"all": figures(tally, np.ones(len(side), dtype=bool))}
-    sizes |= {name: figures(tally, _within(side, low, high)) for name, (low, high) in zip(SIZES, pairwise(borders))}
+    sizes |= {name: figures(tally, chosen) for name, chosen in by_size(side).items()}
     bins = [{"from": low, "to": high, **figures(tally, _within(side, low, high))} for low, high in pairwise(BINS)]
     bins[-1]["to"] = None
     return {"sizes": sizes, "bins": bins, "contested_anchors": tally.contested, "anchors": tally.anchors}
@@ -37,9 +40,9 @@ def figures(tally: Tally, chosen: NDArray[np.bool_]) -> dict[str, Any]:
     Returns:
         ``objects``; ``positives`` per object; ``distribution``, objects with 0, 1, ... and `MANY` or more positives;
         ``missed``, objects without any; ``untrainable``, objects whose positives cannot reach `TRAINABLE_IOU`;
-        ``inside``, share of positives inside their object; ``reach``, mean best IoU of the positives; ``best``, mean
-        over the objects of their best; ``lost``, share of wanted anchors that went to another object; ``losers``,
-        objects that lost any; ``levels``, share of the positives on each level.
+        ``inside``, share of positives inside their object or on its border; ``reach``, mean best IoU of the positives;
+        ``best``, mean over the objects of their best; ``lost``, share of wanted anchors that went to another object;
+        ``losers``, objects that lost any; ``levels``, share of the positives on each level.
     """
     positives, mine = tally.positives[chosen], chosen[tally.owner]
     wanted, lost = tally.wanted[chosen], tally.lost[chosen]
@@ -50,7 +53,7 @@ def figures(tally: Tally, chosen: NDArray[np.bool_]) -> dict[str, Any]:
         "positives": _mean(positives),
         "distribution": np.bincount(positives.clip(max=MANY).astype(int), minlength=MANY + 1).tolist(),
         "missed": int((positives == 0).sum()),
-        "untrainable": int((tally.best[chosen] < TRAINABLE_IOU).sum()),
+        "untrainable": int(untrainable(tally)[chosen].sum()),
         "inside": _mean(inside),
         "reach": _mean(reach),
         "best": _mean(tally.best[chosen]),
@@ -60,15 +63,30 @@ def figures(tally: Tally, chosen: NDArray[np.bool_]) -> dict[str, Any]:
     }
 
 
+def by_size(side: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
+    """Return which objects are of each of AI-TOD's sizes, by its name; side in px, (N,)."""
+    return {name: _within(side, low, high) for name, (low, high) in zip(SIZES, pairwise([0.0, *SIZES.values()]))}
+
+
+def untrainable(tally: Tally) -> NDArray[np.bool_]:
+    """Return which objects have no positive from which the head can draw them at `TRAINABLE_IOU`, (N,)."""
+    return tally.best < TRAINABLE_IOU - ROUNDING
+
+
+def idle(names: Sequence[str], shares: Sequence[float] | None) -> dict[str, float]:
+    """Return the levels below `IDLE` of the positives, and their shares."""
+    return {name: share for name, share in zip(names, shares or []) if share < IDLE}
+
+
 def changes(levels: Levels) -> list[float]:
     """Return the sides at which a centred square object changes to the next level, px (scores of two levels meet)."""
     pairs = zip(levels.rf_sizes, levels.rf_sizes[1:])
     return [float(np.sqrt((b**2 - a**2) / (2 * np.log(b / a)))) if b > a else float("nan") for a, b in pairs]
 
 
-def level_names(levels: Levels) -> list[str]:
+def level_names(strides: Sequence[float]) -> list[str]:
     """Return P2, P3, ... by stride."""
-    return [f"P{np.log2(stride):.3g}" for stride in levels.strides]
+    return [f"P{np.log2(stride):.3g}" for stride in strides]
 
 
 def _within(side: NDArray[np.float64], low: float, high: float) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,25 +12,32 @@ import numpy as np
 import torch
 
 from ..assign import DISTANCES
+from ..evaluation import percent
 from ..report import Page
+from .analyze import Analysis, Example
 from .figures import BINS, MANY, TRAINABLE_IOU
+from .paired import WORTH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .analyze import Analysis, Example
-
 COLORS = ("#ffb000", "#648fff", "#dc267f", "#785ef0", "#20a080")
 SIZE_TITLES = {"all": "all", "vt": "2-8 px", "t": "8-16 px", "s": "16-32 px", "m": "> 32 px"}
 LABELLED = 12  # anchors of an object whose score is written beside them
+HOW_BETTER = (
+    "Better and worse than as set are found object by object: their differences add up to more than twice the square "
+    "root of the sum of their squares, so the more objects, the finer. One object more that is missed or untrainable "
+    f"is worse. Reach counts from {WORTH:g} on; positives are worse where a tenth or more is lost, more of them are "
+    "not better by themselves."
+)
 
 
 def write_page(analysis: Analysis, folder: str | Path) -> Path:
-    """Write the page of an analysis.
+    """Write ``analysis.json``, and a page of the verdict, tables and pictures.
 
     Args:
         analysis: The analysis.
-        folder: Folder of ``index.html`` and its pictures.
+        folder: Folder of both; made if need be.
 
     Returns:
         Path of the page.
@@ -72,15 +80,24 @@ def write_page(analysis: Analysis, folder: str | Path) -> Path:
     page.figure("levels", _level_figure(analysis), "Share of the positives on each level, by object size")
     if analysis.examples:
         page.heading("Pictures")
-        caption = (
-            "Objects magnified: the object in white, receptive fields dashed, chosen anchors by level; the number "
+        page.text(
+            "Objects magnified: the object in white, receptive fields dashed, chosen anchors by level; the number at "
+            "an anchor is its RFLA score."
         )
-        page.figure("examples", _example_figure(analysis), caption + "at an anchor is its RFLA score")
+        for size, examples in analysis.examples.items():
+            page.figure(f"examples-{size:g}", example_figure(analysis, examples), f"Objects near {size:g} px")
     if result["sweep"]:
         page.heading("Other settings")
         page.text("RFLA on the same images, one thing changed at a time. Sizes are those at the analysed image size.")
         page.table(*sweep_table(result))
-    return page.write()
+        for row in result["sweep"]:
+            if row["same"]:
+                page.text(f"The same figures as {row['name']}: {', '.join(row['same'])}.")
+        page.text(HOW_BETTER)
+    path = page.write()
+    text = json.dumps(result, indent=1, allow_nan=False)
+    (path.parent / "analysis.json").write_text(text + "\n", encoding="utf-8")
+    return path
 
 
 _HEAD = ["objects", "positives", "missed", "untrainable", "inside", "reach", "best", "lost", "losers"]
@@ -114,17 +131,17 @@ def _level_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     for i, name in enumerate(levels["names"]):
         change = levels["changes_at"][i] if i < len(levels["changes_at"]) else None
         row = [name, f"{levels['strides'][i]:g}", f"{levels['rf_sizes'][i]:g}", f"{levels['rf_sizes'][i] / 2:g}"]
-        row += ["-" if change is None else f"{change:.1f}"]
+        row += [percent(None) if change is None else f"{change:.1f}"]
         row += [f"{levels['erf_sigmas'][i]:g}"] if levels["erf_sigmas"] else []
         shares = [arm["plain"]["sizes"]["all"]["levels"] for arm in arms.values()]
-        rows.append([*row, *(_percent(share[i]) if share else "-" for share in shares)])
+        rows.append([*row, *(_percent(share[i] if share else None) for share in shares)])
     return head, rows
 
 
 def sweep_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of the sweep's table."""
     head = ["change", "missed", "untrainable", *(f"positives {SIZE_TITLES[s]}" for s in ("vt", "t", "s", "m"))]
-    head += ["inside 2-8 px", "reach 2-8 px", "reach all", "share of levels, finest first"]
+    head += ["inside 2-8 px", "reach 2-8 px", "reach all", "share of levels, finest first", "better", "worse"]
     rows = []
     for row in result["sweep"]:
         sizes = row["sizes"]
@@ -133,8 +150,16 @@ def sweep_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         cells += [_number(sizes[s]["positives"]) for s in ("vt", "t", "s", "m")]
         cells += [_percent(sizes["vt"]["inside"]), _number(sizes["vt"]["reach"]), _number(sizes["all"]["reach"])]
         levels = " / ".join(_percent(share) for share in sizes["all"]["levels"] or [])
-        rows.append([row["name"], *cells, levels])
+        rows.append([row["name"], *cells, levels, _changes(row["better"]), _changes(row["worse"])])
     return head, rows
+
+
+def _changes(found: list[dict[str, Any]]) -> str:
+    """Return what is better or worse in words: each figure with its sizes, and levels."""
+    figures: dict[str, list[str]] = {}
+    for change in found:
+        figures.setdefault(change["figure"], []).append(change.get("level") or SIZE_TITLES[change["size"]])
+    return "; ".join(f"{figure} {', '.join(places)}" for figure, places in figures.items()) or "nothing"
 
 
 def _size_figure(analysis: Analysis) -> Figure:
@@ -211,18 +236,19 @@ def _level_figure(analysis: Analysis) -> Figure:
     return figure
 
 
-def _example_figure(analysis: Analysis) -> Figure:
-    """Draw each example once for every assigner, side by side."""
+def example_figure(analysis: Analysis, examples: Sequence[Example]) -> Figure:
+    """Draw objects beside each other, with the anchors of each assigner in a row of its own."""
     names = list(analysis.tallies)
-    figure, axes = _subplots(len(analysis.examples), len(names), height=4.2 * len(analysis.examples), width=4.4)
+    figure, axes = _subplots(len(names), len(examples), height=4.4 * len(names), width=4.4)
     for place, axis in enumerate(axes):
-        example, name = analysis.examples[place // len(names)], names[place % len(names)]
-        _draw(axis, analysis, example, name)
+        _draw(axis, analysis, examples[place % len(examples)], names[place // len(examples)])
     figure.tight_layout()
     return figure
 
 
 def _draw(axis: Any, analysis: Analysis, example: Example, name: str) -> None:
+    from matplotlib.patheffects import withStroke
+
     sample, levels = example.sample, analysis.levels
     box = sample.boxes[example.number]
     center, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
@@ -249,7 +275,15 @@ def _draw(axis: Any, analysis: Analysis, example: Example, name: str) -> None:
         axis.add_patch(_rectangle(px - rf, py - rf, px + rf, py + rf, color, 1.2, "--"))
     if name == "rfla" and len(points) <= LABELLED:
         for (px, py), score in zip(points.tolist(), scores.tolist()):
-            axis.annotate(f"{score:.2f}", (px, py), (4, 4), textcoords="offset points", fontsize=7, color="yellow")
+            axis.annotate(
+                f"{score:.2f}",
+                (px, py),
+                (4, 4),
+                textcoords="offset points",
+                fontsize=8,
+                color="white",
+                path_effects=[withStroke(linewidth=2, foreground="black")],  # for bright pixels
+            )
     cx, cy = center.tolist()
     axis.set(xlim=(cx - half, cx + half), ylim=(cy + half, cy - half), xticks=[], yticks=[])
     axis.set_title(f"{name}: object of {side:.1f} px, {len(points)} positives", fontsize=9)
@@ -267,8 +301,10 @@ def _scores(analysis: Analysis, box: torch.Tensor, points: torch.Tensor, level: 
 
 def _rectangle(x1: float, y1: float, x2: float, y2: float, color: str, line: float, style: str = "-") -> Any:
     from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
 
-    return Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=color, lw=line, ls=style)
+    dark = [withStroke(linewidth=line + 1.2, foreground="black")]  # for bright pixels
+    return Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=color, lw=line, ls=style, path_effects=dark)
 
 
 def _subplots(rows: int, columns: int, height: float, width: float = 9.0) -> tuple[Figure, Sequence[Any]]:
@@ -283,8 +319,8 @@ def _bin_titles() -> list[str]:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+    return percent(value) if value is None else f"{percent(value)} %"
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return percent(None) if value is None else f"{value:.2f}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 from torch import nn
@@ -14,6 +15,9 @@ from ..engine.analysis import Sample
 from ..engine.receptive_field import field_at_stride
 from .assignments import Levels, Tally, assign_rfla
 from .figures import summarise
+from .paired import differences
+
+ZOOMS = (0.5, 1.5, 2.0)  # factors on the image size that are tried
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,16 @@ class Variant:
     kind: str = "settings"
 
 
-def variants(model: nn.Module, config: RFLAConfig, levels: Levels, erf: bool) -> Iterator[Variant]:
-    """Yield the settings as they are, and each with one thing changed."""
+def variants(model: nn.Module, config: RFLAConfig, levels: Levels, imgsz: int, erf: bool) -> Iterator[Variant]:
+    """Yield the settings as they are, and each with one thing changed.
+
+    Args:
+        model: The model.
+        config: The settings.
+        levels: Its levels, with the receptive fields of the settings.
+        imgsz: Image size, px.
+        erf: Whether measured fields are tried as well.
+    """
     yield Variant("as set", config, levels)
     changes: dict[str, dict[str, Any]] = {
         **{f"topk {k}": {"topk": k, "topk_max": 0} for k in ((1, 1), (3, 1), (6, 1), (9, 1), (13, 1))},
@@ -53,30 +65,62 @@ def variants(model: nn.Module, config: RFLAConfig, levels: Levels, erf: bool) ->
     for name, change in changes.items():
         changed = replace(config, **change)
         sizes = _fields(model, changed) if "rf" in change else levels.rf_sizes
-        if changed != config and sizes:
+        if sizes and (sizes != levels.rf_sizes or replace(changed, rf=config.rf, rf_scale=config.rf_scale) != config):
             yield Variant(name, changed, replace(levels, rf_sizes=sizes))
     yield from _other_levels(model, config, levels)
-    for zoom in (0.5, 1.5, 2.0):
-        yield Variant(f"imgsz x {zoom:g}", config, levels, zoom, "imgsz")
+    step = max(levels.strides[-1], 32)  # as training rounds the image size
+    for zoom in (ceil(imgsz * factor / step) * step / imgsz for factor in ZOOMS):
+        if zoom != 1:
+            yield Variant(f"imgsz x {zoom:.3g}", config, levels, zoom, "imgsz")
 
 
-def measure(variant: Variant, samples: Sequence[Sample], num_classes: int) -> dict[str, Any]:
-    """Return the figures of a variant on images."""
+def try_variants(cases: Iterable[Variant], samples: Sequence[Sample], num_classes: int) -> list[dict[str, Any]]:
+    """Return the figures of variants on images, and what is better and worse than in the first of them.
+
+    A variant with the very figures of an earlier one of its kind gets no row: its name joins the other's ``same``.
+
+    Args:
+        cases: The variants; the first is the setting as it is.
+        samples: The images.
+        num_classes: Number of classes.
+
+    Returns:
+        One row for each variant that differs from those before it.
+    """
+    rows: list[dict[str, Any]] = []
+    first: Tally | None = None
+    for variant in cases:
+        tally = _tally(variant, samples, num_classes)
+        first = first or tally
+        sizes = summarise(tally)["sizes"]
+        twin = next((row for row in rows if row["kind"] == variant.kind and row["sizes"] == sizes), None)
+        if twin:
+            twin["same"] += [variant.name] * (variant.name not in (twin["name"], *twin["same"]))
+            continue
+        rows.append(
+            {
+                "name": variant.name,
+                "same": [],
+                "kind": variant.kind,
+                "zoom": variant.zoom,
+                "settings": variant.config.to_dict(),
+                "strides": list(variant.levels.strides),
+                "rf_sizes": list(variant.levels.rf_sizes),
+                "sizes": sizes,
+                **differences(first, tally),
+            }
+        )
+    return rows
+
+
+def _tally(variant: Variant, samples: Sequence[Sample], num_classes: int) -> Tally:
     levels = variant.levels
     assigner = RFLAAssigner(num_classes, levels.strides, levels.rf_sizes, variant.config)
     tally = Tally(levels, variant.zoom)
     for sample in samples:
         zoomed = _zoom(sample, variant.zoom)
         tally.add(zoomed, assign_rfla(zoomed, levels, assigner, conflicts=False))
-    return {
-        "name": variant.name,
-        "kind": variant.kind,
-        "zoom": variant.zoom,
-        "settings": variant.config.to_dict(),
-        "strides": list(levels.strides),
-        "rf_sizes": list(levels.rf_sizes),
-        "sizes": summarise(tally)["sizes"],
-    }
+    return tally
 
 
 def _zoom(sample: Sample, zoom: float) -> Sample:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-IDLE = 0.01  # share of the positives below which a level has no work
-WORTH = 0.01  # share of the objects below which a change is not worth mentioning
-SIZE_WORDS = {"vt": "below 8 px", "t": "8 to 16 px", "s": "16 to 32 px", "m": "above 32 px"}
+from ..config import RFLAConfig
+from .figures import SIZE_WORDS, idle, level_names
 
 
 def verdict(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the sentences of the verdict.
 
     Args:
-        result: The analysis: ``assigners``, ``levels`` and ``sweep``.
+        result: The analysis: ``settings``, ``imgsz``, ``assigners``, ``levels`` and ``sweep``.
 
     Returns:
         Sentences as ``text`` and the ``figures`` it was made from.
@@ -21,55 +20,46 @@ def verdict(result: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for name, arm in result["assigners"].items():
         found.append(_untrainable(name, arm["plain"]["sizes"]))
-        idle = _idle(result["levels"]["names"], arm["plain"]["sizes"]["all"]["levels"])
-        if idle and (name == "rfla" or result["predictions"]):  # without predictions TAL's levels mean nothing
-            places = " and ".join(f"{level} ({100 * share:.1f} %)" for level, share in idle.items())
-            found.append({"text": f"{name}: levels with next to no positives: {places}.", "figures": idle})
+        starved = idle(result["levels"]["names"], arm["plain"]["sizes"]["all"]["levels"])
+        if starved and (name == "rfla" or result["predictions"]):  # without predictions TAL's levels mean nothing
+            places = " and ".join(f"{level} ({100 * share:.1f} %)" for level, share in starved.items())
+            what = "a level" if len(starved) == 1 else "levels"
+            found.append({"text": f"{name}: {what} with next to no positives: {places}.", "figures": starved})
     if set(result["assigners"]) >= {"rfla", "tal"}:
         found.append(_side_by_side(result["assigners"]))
     if result["sweep"]:
-        found += _alternatives(result["sweep"])
-        best = start_from(result["sweep"])
-        if best["name"] == "as set":
-            text = "Settings to start from: as set; no other setting of the sweep assigns these objects better."
-        else:
-            text = f"Settings to start from: {best['name']}; {_outcome(best)}, against {_outcome(result['sweep'][0])}."
-        found.append({"text": text, "figures": {"settings": best["settings"]}})
+        found += [_alternative(row, result) for row in result["sweep"] if row["kind"] != "settings"]
+        found.append(_settings(result))
     return found
 
 
 def start_from(sweep: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the settings to start from: of those that change no model and no image size.
+    """Return the row of the settings to start from: the first, as set, unless another is better and in nothing worse.
 
-    The fewest untrainable objects first (a difference of `WORTH` counts), then the fewest levels without work, then the
-    best IoU that the positives of objects below 8 px can reach. Where nothing differs the earlier row stays.
+    Only rows that change neither model nor image size. Of several the one with the fewest untrainable objects, then the
+    fewest idle levels, then the highest IoU that the positives reach.
     """
 
     def rank(row: dict[str, Any]) -> tuple[float, ...]:
-        figures = row["sizes"]["all"]
-        idle = sum(share < IDLE for share in figures["levels"] or [])
-        tiny = row["sizes"]["vt"]["reach"]
-        return (
-            round(_share(figures, "untrainable") / WORTH),
-            idle,
-            -round(figures["reach"] if tiny is None and figures["reach"] else tiny or 0.0, 2),
-        )
+        everything = row["sizes"]["all"]
+        return everything["untrainable"], _idle_levels(row), -(everything["reach"] or 0.0)
 
-    return min((row for row in sweep if row["kind"] == "settings"), key=rank)
+    better = [row for row in sweep if row["kind"] == "settings" and row["better"] and not row["worse"]]
+    return min(better, key=rank, default=sweep[0])
 
 
 def _untrainable(name: str, sizes: dict[str, Any]) -> dict[str, Any]:
     figures = {size: {k: sizes[size][k] for k in ("objects", "missed", "untrainable")} for size in sizes}
     everything = sizes["all"]
-    total, lost = everything["objects"], everything["untrainable"]
-    text = (
-        f"{name}: {lost} of {total} objects ({_percent(lost, total)}) can never be found at IoU 0.5 with this "
-        f"model: {everything['missed']} get no positive, the positives of {lost - everything['missed']} cannot draw it"
-    )
-    worst = max(SIZE_WORDS, key=lambda size: sizes[size]["untrainable"])
+    total, lost, missed = everything["objects"], everything["untrainable"], everything["missed"]
+    share = f"{lost} of {count(total, 'object')} ({_percent(lost, total)})"
+    text = f"{name}: {share} can never be found at IoU 0.5 with this model"
     if lost:
-        count = sizes[worst]["untrainable"]
-        text += f"; most are {SIZE_WORDS[worst]} ({count} of {sizes[worst]['objects']})"
+        gets = "gets" if missed == 1 else "get"
+        text += f": {missed} {gets} no positive, the positives of {lost - missed} cannot draw it"
+        worst = max(SIZE_WORDS, key=lambda size: sizes[size]["untrainable"])
+        most = "it is" if lost == 1 else "they are" if sizes[worst]["untrainable"] == lost else "most are"
+        text += f"; {most} {SIZE_WORDS[worst]} ({sizes[worst]['untrainable']} of {sizes[worst]['objects']})"
     return {"text": f"{text}.", "figures": figures}
 
 
@@ -83,37 +73,52 @@ def _side_by_side(assigners: dict[str, Any]) -> dict[str, Any]:
     return {"text": f"Positives per object, rfla and tal: {', '.join(parts)}.", "figures": figures}
 
 
-def _alternatives(sweep: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Say what P2 and another image size would change."""
-    now, found = sweep[0], []
-    for row in sweep:
-        if row["kind"] == "settings":
-            continue
-        change = _untrainable_share(row) - _untrainable_share(now)
-        helps = "would help" if change < -WORTH else "would cost" if change > WORTH else "would change little"
-        text = f"{row['name']}: {helps}; {_outcome(row)}, against {_outcome(now)}."
-        found.append({"text": text, "figures": {"untrainable": [_untrainable_share(now), _untrainable_share(row)]}})
-    return found
+def _alternative(row: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """Say what P2 or another image size would change."""
+    now = result["sweep"][0]
+    helps = {
+        (True, False): "would help",
+        (True, True): "would help here and cost there",
+        (False, True): "would cost",
+        (False, False): "would change nothing measurable",
+    }[bool(row["better"]), bool(row["worse"])]
+    size = f" ({max(result['imgsz']) * row['zoom']:.0f} px)" if row["kind"] == "imgsz" else ""
+    text = f"{row['name']}{size}: {helps}; {_outcome(row)}, against {_outcome(now)}."
+    return {"text": text, "figures": {"better": row["better"], "worse": row["worse"]}}
+
+
+def _settings(result: dict[str, Any]) -> dict[str, Any]:
+    rows = result["sweep"]
+    best = start_from(rows)
+    if best is rows[0]:
+        default = result["settings"] == RFLAConfig().to_dict()
+        text = f"keep {'the default' if default else 'them as set'}; no other setting of the sweep makes something "
+        text += "measurably better and nothing worse"
+    else:
+        text = f"{best['name']}; {_outcome(best)}, against {_outcome(rows[0])}, and nothing measurably worse"
+    figures = {"settings": best["settings"], "better": best["better"]}
+    return {"text": f"Settings to start from: {text}.", "figures": figures}
 
 
 def _outcome(row: dict[str, Any]) -> str:
-    sizes = row["sizes"]
-    reach = sizes["vt"]["reach"]
+    everything, reach = row["sizes"]["all"], row["sizes"]["vt"]["reach"]
     tiny = "" if reach is None else f", positives below 8 px reach IoU {reach:.2f}"
-    idle = sum(share < IDLE for share in sizes["all"]["levels"] or [])
-    return f"{100 * _untrainable_share(row):.1f} % of the objects untrainable, {idle} idle levels{tiny}"
+    share = _percent(everything["untrainable"], everything["objects"])
+    return f"{share} of the objects untrainable, {count(_idle_levels(row), 'idle level')}{tiny}"
 
 
-def _untrainable_share(row: dict[str, Any]) -> float:
-    return _share(row["sizes"]["all"], "untrainable")
+def _idle_levels(row: dict[str, Any]) -> int:
+    return len(idle(level_names(row["strides"]), row["sizes"]["all"]["levels"]))
 
 
-def _share(figures: dict[str, Any], name: str) -> float:
-    return figures[name] / max(figures["objects"], 1)
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun.
 
-
-def _idle(names: list[str], shares: list[float] | None) -> dict[str, float]:
-    return {name: share for name, share in zip(names, shares or []) if share < IDLE}
+    Example:
+        >>> count(1, "idle level"), count(0, "idle level")
+        ('1 idle level', '0 idle levels')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _percent(part: int, whole: int) -> str:

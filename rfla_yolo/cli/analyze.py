@@ -27,7 +27,7 @@ def run(argv: Sequence[str]) -> None:
     folder = run_folder(**{name: args.pop(name) for name in ("project", "name", "exist_ok") if name in args})
     found = analysis.analyze(args.pop("data"), model, weights=model if Path(model).suffix == ".pt" else None, **args)
     print(*found.verdict, sep="\n")
-    print(f"Wrote {found.write(folder)} and analysis.json")
+    print(f"Wrote {analysis.write_page(found, folder)} and analysis.json")
     if target:
         found.start_from.save(Path(target), f"from rfla-yolo analyze on {found.result['data']}")
         print(f"Wrote {target}: train with --rfla-cfg {target}")

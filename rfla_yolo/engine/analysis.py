@@ -18,12 +18,14 @@ from ultralytics.cfg import get_cfg, get_save_dir
 from ultralytics.data import build_yolo_dataset
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils import DEFAULT_CFG
+from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.ops import xywh2xyxy
 from ultralytics.utils.tal import TaskAlignedAssigner
 
 from .data import build_checked, check_dataset
 
+DEFAULT_IMGSZ = DEFAULT_CFG.imgsz
 WORKERS = 2  # processes that load images; a fixed number, because mosaic draws on what its process has loaded
 
 
@@ -76,6 +78,19 @@ def training_samples(
         height, width = item["img"].shape[1:]
         boxes = xywh2xyxy(item["bboxes"]) * torch.tensor([width, height, width, height])
         yield Sample(boxes, item["cls"].view(-1).long(), item["img"], item["im_file"])
+
+
+def training_size(model: Any, imgsz: Any) -> int:
+    """Return the image size, px, that training takes for what it is given, with its warnings.
+
+    Of several numbers training takes the largest, and it rounds up to a multiple of the coarsest stride, at least 32.
+
+    Args:
+        model: A ``DetectionModel``.
+        imgsz: What training is given.
+    """
+    step = max(int(model.stride.max()), 32)
+    return int(check_imgsz(imgsz, stride=step, floor=step, max_dim=1))
 
 
 def run_folder(project: str | None = None, name: str | None = None, exist_ok: bool = False) -> Path:
