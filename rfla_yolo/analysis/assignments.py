@@ -180,7 +180,7 @@ class Tally:
         boxes = sample.boxes[gt]
         reach = self.levels.reach(boxes, points, level)
         slack = BORDER * max(sample.image.shape[1:])
-        inside = ((points >= boxes[:, :2] - slack) & (points <= boxes[:, 2:] + slack)).all(-1)
+        inside = ((points > boxes[:, :2] + slack) & (points < boxes[:, 2:] - slack)).all(-1)
         positives = torch.bincount(gt, minlength=num_gts)
         best = torch.zeros(num_gts).scatter_reduce(0, gt, reach, "amax")
         side = box_area(sample.boxes).sqrt() / self.zoom
@@ -227,7 +227,7 @@ class Tally:
 
     @property
     def inside(self) -> NDArray[np.bool_]:
-        """Whether every positive anchor lies inside its object or on its border, where the head can draw it."""
+        """Whether every positive anchor lies inside its object; on the border is outside, as in Ultralytics' TAL."""
         return self._column(self._positives, 2) > 0
 
     @property

@@ -40,7 +40,7 @@ def figures(tally: Tally, chosen: NDArray[np.bool_]) -> dict[str, Any]:
     Returns:
         ``objects``; ``positives`` per object; ``distribution``, objects with 0, 1, ... and `MANY` or more positives;
         ``missed``, objects without any; ``untrainable``, objects whose positives cannot reach `TRAINABLE_IOU`;
-        ``inside``, share of positives inside their object or on its border; ``reach``, mean best IoU of the positives;
+        ``inside``, share of positives inside their object, not on its border; ``reach``, their mean best IoU;
         ``best``, mean over the objects of their best; ``lost``, share of wanted anchors that went to another object;
         ``losers``, objects that lost any; ``levels``, share of the positives on each level.
     """

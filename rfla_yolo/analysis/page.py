@@ -89,7 +89,7 @@ def write_page(analysis: Analysis, folder: str | Path) -> Path:
     if result["sweep"]:
         page.heading("Other settings")
         page.text("RFLA on the same images, one thing changed at a time. Sizes are those at the analysed image size.")
-        page.table(*sweep_table(result))
+        page.table(*sweep_table(result), text=("share of levels, finest first", "better", "worse"))
         for row in result["sweep"]:
             if row["same"]:
                 page.text(f"The same figures as {row['name']}: {', '.join(row['same'])}.")

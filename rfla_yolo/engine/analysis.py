@@ -165,5 +165,5 @@ def predictions(model: Any, image: Tensor) -> tuple[Tensor, Tensor]:
     batch = {"batch_idx": torch.zeros(0), "cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4)}
     with torch.no_grad():
         _, raw = model.eval()(image[None].float() / 255)
-        criterion.get_assigned_targets_and_loss(raw, batch)
+        criterion.get_assigned_targets_and_loss(raw.get("one2many", raw), batch)  # YOLOv10, YOLO26: the dense branch
     return seen[0], seen[1]

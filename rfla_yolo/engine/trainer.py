@@ -50,8 +50,7 @@ class RFLATrainer(DetectionTrainer):
     ) -> None:
         overrides = dict(overrides or {})
         self.rfla, self._given = RFLAConfig.take_from(overrides)
-        if overrides.get("task") not in {None, "detect"}:
-            raise ValueError(f"task must be 'detect', not {overrides['task']!r}: RFLA assigns boxes only")
+        check_task(overrides.get("task"))
         overrides.setdefault("max_det", MAX_DET)
         if not overrides.get("resume") and overrides.get("data"):
             overrides["data"] = check_dataset(overrides["data"], "train", overrides.get("split", "val"))
@@ -151,6 +150,12 @@ def check_interrupted(file: str | Path) -> None:
             f"resume: the run of {file} has finished, there is nothing to resume; "
             f"to go on from its weights, train with model={file} and without resume"
         )
+
+
+def check_task(task: str | None) -> None:
+    """Raise ValueError where another task than detection is asked for."""
+    if task not in {None, "detect"}:
+        raise ValueError(f"task must be 'detect', not {task!r}: RFLA assigns boxes only")
 
 
 def check_head(model: Any) -> None:
