@@ -17,6 +17,7 @@ from ..report import Page
 from .analyze import Analysis, Example
 from .figures import BINS, MANY, TRAINABLE_IOU
 from .paired import WORTH
+from .verdict import count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -286,7 +287,7 @@ def _draw(axis: Any, analysis: Analysis, example: Example, name: str) -> None:
             )
     cx, cy = center.tolist()
     axis.set(xlim=(cx - half, cx + half), ylim=(cy + half, cy - half), xticks=[], yticks=[])
-    axis.set_title(f"{name}: object of {side:.1f} px, {len(points)} positives", fontsize=9)
+    axis.set_title(f"{name}: object of {side:.1f} px, {count(len(points), 'positive')}", fontsize=9)
     if len(points):
         axis.legend(fontsize=7, loc="lower right")
 
