@@ -91,7 +91,8 @@ class Diagnosis:
         page.text(f"At the training size, {self.figures['imgsz']} px.")
         page.table(head, rows)
         page.heading("Findings")
-        page.table(["level", "finding", "count", "example"], [_row(finding) for finding in self.findings])
+        head = ["level", "finding", "count", "example"]
+        page.table(head, [_row(finding) for finding in self.findings], text=("finding", "example"))
         for finding in self.findings:
             page.text(f"{finding.name} ({finding.count}): {finding.advice}")
         page.heading("Object sizes at the training size")
