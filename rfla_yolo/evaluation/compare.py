@@ -1,7 +1,8 @@
-"""``compare``: the difference of two models on the same ground truth, with a paired bootstrap over images or groups."""
+"""``compare``: the difference of two models on the same ground truth, and its interval over images and runs."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from .figures import LRP_IOU, average_precision, percent
 from .inputs import Json, load_inputs
 from .matching import AT_50, IOU_THRESHOLDS, MAX_DETS, Areas, Bools, ClassMatches, Floats, Ints, Matching, match
 
+PARTS = 30  # of the units, at most, that are left out in turn
+FEW_UNITS = 10
+
 
 @dataclass(frozen=True)
 class Difference:
-    """One figure of two models, 0 to 1; None where undefined.
+    """One figure of two models, 0 to 1; None where undefined: without objects, or with objects in one unit only.
 
     Attributes:
         first: The figure of the first model, mean over its runs.
@@ -45,16 +49,12 @@ class Comparison:
     Attributes:
         figures: `Difference` by name of the figure.
         runs: Number of runs of the first and of the second model.
-        units: Number of images or groups that were resampled.
-        resamples: Number of resamples.
-        seed: Seed of the resampling.
+        units: Number of independent units: images, or groups of them.
     """
 
     figures: dict[str, Difference]
     runs: tuple[int, int]
     units: int
-    resamples: int
-    seed: int
 
     def __getitem__(self, name: str) -> Difference:
         return self.figures[name]
@@ -65,9 +65,15 @@ class Comparison:
             "figures": {name: vars(difference) for name, difference in self.figures.items()},
             "runs": list(self.runs),
             "units": self.units,
-            "resamples": self.resamples,
-            "seed": self.seed,
+            "warning": self.warning,
         }
+
+    @property
+    def warning(self) -> str | None:
+        """What to know before trusting an interval of few units; None where they are enough."""
+        if self.units >= FEW_UNITS:
+            return None
+        return f"only {self.units} independent units, fewer than {FEW_UNITS}: the intervals are wide and approximate"
 
     def table(self) -> str:
         """Return the differences as a text table, in points (percent)."""
@@ -77,9 +83,8 @@ class Comparison:
             interval = f"[{percent(d.low, 2)}, {percent(d.high, 2)}]" if d.low is not None else percent(None)
             cells = f"{percent(d.first, 2):>9}{percent(d.second, 2):>9}{percent(d.difference, 2):>12}{interval:>19}"
             lines.append(f"{name:>10}{cells}  {d.sign}")
-        runs = f"runs {self.runs[0]} and {self.runs[1]}"
-        lines.append(f"paired bootstrap: {self.units} units, {self.resamples} resamples, seed {self.seed}, {runs}")
-        return "\n".join(lines)
+        lines.append(f"{self.units} independent units, {self.runs[0]} and {self.runs[1]} runs")
+        return "\n".join(lines + ([f"Warning: {self.warning}"] if self.warning else []))
 
 
 def compare(
@@ -89,54 +94,58 @@ def compare(
     *,
     groups: str | None = None,
     areas: Areas | str | Sequence[float] = "aitod",
-    resamples: int = 2000,
-    seed: int = 0,
 ) -> Comparison:
     """Compare two models, each by one or several files of detections (its seeds).
 
-    Images are matched once; each resample draws images with replacement, the same for both models, and where a model
-    has several runs draws runs as well. The interval holds the middle 95 % of the differences. Every figure of a
-    resample is that of an evaluation of the drawn images; only the order of equal scores in two images may differ.
+    Images are matched once. The interval is difference ± t * standard error. The units, images or groups of them, are
+    left out in turn, the same for both models, to see how much the difference hangs on them (jackknife); where a model
+    has several runs, their scatter counts as well. t follows from the number of both (Satterthwaite), so that the
+    interval holds the difference on all that could be drawn in about 95 % of cases (benchmarks/coverage.py).
 
     Args:
         first: File of detections, or a list of files, one per run; loaded lists count as files.
         second: The same of the second model.
         annotations: COCO ground truth.
-        groups: Regular expression on file names; images with the same match (of its groups, if it has any) are drawn
-            together, as frames of one video resemble each other.
+        groups: Regular expression on file names; images with the same match (of its groups, if it has any) are one
+            unit, as frames of one video resemble each other.
         areas: Size ranges, as in `evaluate`.
-        resamples: Number of resamples.
-        seed: Seed of the resampling.
 
     Returns:
         The differences, second minus first.
 
     Raises:
-        ValueError: If ``groups`` matches no part of a file name, or leaves one group only; or as `evaluate`.
+        ValueError: If ``groups`` is no regular expression or matches no part of a file name, if there is one unit only,
+            or as `evaluate`.
     """
-    ranges = resolve_areas(areas)
+    ranges, pattern = resolve_areas(areas), _compiled(groups)
     sides: list[list[Matching]] = []
     for side in (first, second):
         inputs = [load_inputs(annotations, run) for run in _as_runs(side)]
         sides.append([match(run, ranges) for run in inputs])
-    figures_of = [[mean_figures(run) for run in runs] for runs in sides]
-    unit_of = _units(inputs[0].images, groups)
+    unit_of = _units(inputs[0].images, pattern)
+    if not unit_of.any():
+        raise ValueError(f"groups {groups!r} puts all images into one group: two or more units are needed")
+    return compare_matchings(sides, unit_of)
+
+
+def compare_matchings(sides: Sequence[Sequence[Matching]], unit_of: Ints) -> Comparison:
+    """Compare two models, matched already; see `compare`.
+
+    Args:
+        sides: The runs of both models.
+        unit_of: Unit of each image, from 0 on, (images,).
+    """
     units = int(unit_of.max()) + 1
-    if units < 2:
-        raise ValueError(f"groups {groups!r} puts all images into one group: nothing to resample")
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(units, np.full(units, 1 / units), size=resamples).T  # (units, R)
-    resampled = []
-    for runs in sides:
-        values = [resample(run, unit_of, draws) for run in runs]
-        chosen = rng.integers(len(runs), size=(len(runs), resamples))
-        take = np.arange(resamples)
-        resampled.append(
-            {n: np.stack([v[n] for v in values])[chosen, take].mean(0) for n in values[0]}  # (R,)
-        )
-    names = [name for name in figures_of[0][0] if name in resampled[0]]
-    figures = {name: _difference(name, figures_of, resampled[1][name] - resampled[0][name]) for name in names}
-    return Comparison(figures, (len(sides[0]), len(sides[1])), units, resamples, seed)
+    parts = np.random.default_rng(0).permutation(units) % min(units, PARTS)  # the same each time
+    kept = (parts[:, None] != np.unique(parts)).astype(np.float32)  # (units, parts)
+    whole = [[mean_figures(run) for run in runs] for runs in sides]
+    without = [[resample(run, unit_of, kept) for run in runs] for runs in sides]
+    figures = {}
+    for name in whole[0][0]:
+        if name in without[0][0]:
+            values = [np.array([run[name] for run in runs], dtype=np.float64) for runs in whole]  # None becomes NaN
+            figures[name] = _difference(values, [np.stack([run[name] for run in runs]) for runs in without])
+    return Comparison(figures, (len(sides[0]), len(sides[1])), units)
 
 
 def resample(matching: Matching, unit_of: Ints, draws: NDArray[Any]) -> dict[str, Floats]:
@@ -230,32 +239,86 @@ def _per_unit(units: Ints, draws: NDArray[Any]) -> Floats:
     return np.asarray(np.bincount(units, minlength=len(draws)) @ draws, dtype=np.float64)
 
 
-def _units(images: Sequence[Json], groups: str | None) -> Ints:
+def _compiled(groups: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if groups is None else re.compile(groups)
+    except re.error as error:
+        raise ValueError(f"groups {groups!r} is no regular expression: {error}") from error
+
+
+def _units(images: Sequence[Json], groups: re.Pattern[str] | None) -> Ints:
     """Return the unit of each image."""
     if groups is None:
         return np.arange(len(images))
     keys = []
     for image in images:
-        found = re.search(groups, str(image.get("file_name", "")))
+        found = groups.search(str(image.get("file_name", "")))
         if not found:
-            raise ValueError(f"groups {groups!r} matches nothing in file name {image.get('file_name')!r}")
+            raise ValueError(f"groups {groups.pattern!r} matches nothing in file name {image.get('file_name')!r}")
         keys.append(found.groups() or (found[0],))
     order = {key: i for i, key in enumerate(sorted(set(keys), key=str))}
     return np.array([order[key] for key in keys])
 
 
-def _difference(name: str, figures_of: list[list[dict[str, float | None]]], resampled: Floats) -> Difference:
-    means: list[float | None] = []
-    for runs in figures_of:
-        values = [run[name] for run in runs]
-        known = [v for v in values if v is not None]
-        means.append(float(np.mean(known)) if len(known) == len(values) else None)
-    defined = resampled[np.isfinite(resampled)]
-    if means[0] is None or means[1] is None or not len(defined):
-        return Difference(means[0], means[1], None, None, None, "")
-    low, high = (float(v) for v in np.percentile(defined, (2.5, 97.5)))
-    sign = "+" if low > 0 else "-" if high < 0 else "0"
-    return Difference(means[0], means[1], means[1] - means[0], low, high, sign)
+def _difference(whole: list[Floats], without: list[Floats]) -> Difference:
+    """Return the difference of one figure.
+
+    Args:
+        whole: The figure of each run of both models, (runs,); NaN where undefined.
+        without: The same with each part of the units left out, (runs, parts).
+    """
+    means = [float(values.mean()) for values in whole]
+    first, second = (None if math.isnan(mean) else mean for mean in means)
+    if first is None or second is None:
+        return Difference(first, second, None, None, None, "")
+    difference = second - first
+    if not all(np.isfinite(values).all() for values in without):
+        return Difference(first, second, difference, None, None, "")
+    half = half_width(whole, without)
+    low, high = difference - half, difference + half
+    return Difference(first, second, difference, low, high, "+" if low > 0 else "-" if high < 0 else "0")
+
+
+def half_width(whole: Sequence[Floats], without: Sequence[Floats]) -> float:
+    """Return half the width of the 95 % interval of a difference of two models.
+
+    The variance has parts. That of the units is the jackknife's of the difference of the means over the runs; it holds
+    how units and runs interact. To it comes, for each model, what its runs scatter beyond that interaction: their
+    variance on these units less the jackknife's of a run against the mean of all. Each part has its degrees of freedom,
+    and their sum Satterthwaite's.
+
+    Args:
+        whole: The figure of each run of both models, (runs,).
+        without: The same with each part of the units left out, (runs, parts).
+
+    Example:
+        >>> half_width([np.array([0.5]), np.array([0.7])], [np.array([[0.4, 0.6]]), np.array([[0.7, 0.7]])])
+        1.2706...
+    """
+    parts = without[0].shape[1]
+    scale = (parts - 1) ** 2 / parts  # from the variance of what is left out to that of the figure
+    variances = [scale * (without[1].mean(0) - without[0].mean(0)).var(ddof=1)]
+    freedoms = [parts - 1]
+    for values, left in zip(whole, without):
+        count = len(values)
+        if count > 1:
+            interaction = scale * (left - left.mean(0)).var(1, ddof=1).sum() / (count - 1)
+            variances.append(max(values.var(ddof=1) - interaction, 0.0) / count)
+            freedoms.append(count - 1)
+    total = sum(variances)
+    if not total:
+        return 0.0
+    return _t_quantile(total**2 / sum(v**2 / f for v, f in zip(variances, freedoms))) * math.sqrt(total)
+
+
+def _t_quantile(freedom: float) -> float:
+    """Return what Student's t stays within in 95 % of cases.
+
+    With t = sqrt(freedom) * tan(a) the density of a is proportional to cos(a)^(freedom - 1).
+    """
+    edges = np.linspace(0, np.pi / 2, 20_001)
+    mass = (np.cos((edges[1:] + edges[:-1]) / 2) ** (freedom - 1)).cumsum()
+    return math.sqrt(freedom) * math.tan(np.interp(0.95 * mass[-1], mass, edges[1:]))
 
 
 def _as_runs(side: Any) -> list[Any]:
