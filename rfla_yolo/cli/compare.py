@@ -10,15 +10,13 @@ from .parser import Parser, add_areas
 
 
 def run(argv: Sequence[str]) -> None:
-    """Compare two models on the same ground truth, by a paired bootstrap."""
+    """Compare two models on the same ground truth: the difference of each figure, with its 95 % interval."""
     parser = Parser("compare", run.__doc__)
     runs = "; several runs (seeds) by a quoted pattern: 'tal-*/predictions.json'"
     parser.add_argument("first", help=f"detections of the first model{runs}")
     parser.add_argument("second", help=f"detections of the second model{runs}")
     parser.add_argument("--annotations", required=True, help="COCO ground truth")
-    parser.add_argument("--groups", help="regular expression on file names: images of one match are drawn together")
-    parser.add_argument("--resamples", type=int, default=2000, help="number of resamples [2000]")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the resampling [0]")
+    parser.add_argument("--groups", help="regular expression on file names: images of one match are one unit")
     parser.add_argument("--out", help="folder for comparison.json and a page with a picture")
     add_areas(parser)
     args = parser.parse(argv)

@@ -124,7 +124,8 @@ def compare(
         sides.append([match(run, ranges) for run in inputs])
     unit_of = _units(inputs[0].images, pattern)
     if not unit_of.any():
-        raise ValueError(f"groups {groups!r} puts all images into one group: two or more units are needed")
+        found = "there is 1 image" if len(unit_of) == 1 else f"groups {groups!r} puts all images into one group"
+        raise ValueError(f"{found}, two or more units are needed")
     return compare_matchings(sides, unit_of)
 
 

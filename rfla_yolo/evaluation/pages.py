@@ -91,9 +91,11 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
     page = Page(folder, "Comparison")
     runs = f"{comparison.runs[0]} and {comparison.runs[1]} runs"
     page.text(
-        f"Second minus first, {runs}, in points. 95 % intervals of a paired bootstrap: {comparison.units} units, "
-        f"{comparison.resamples} resamples, seed {comparison.seed}. Lower is better for oLRP."
+        f"Second minus first, {comparison.units} independent units, {runs}, in points, with 95 % intervals. "
+        "Lower is better for oLRP."
     )
+    if comparison.warning:
+        page.text(f"Warning: {comparison.warning}.")
     known = {name: d for name, d in comparison.figures.items() if d.low is not None and d.high is not None}
     figure, (axis,) = _subplots(1, height=1.2 + 0.28 * max(len(known), 1))
     for place, difference in enumerate(known.values()):

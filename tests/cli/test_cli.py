@@ -127,7 +127,8 @@ def test_a_yaml_is_no_checkpoint(capsys, command, weights):
         ),
         (["evaluate", "--prediction", "a.json"], "error: unknown flag 'prediction'; did you mean 'predictions'?"),
         (["compare", "a.json"], "error: the following arguments are required: second, --annotations; see rfla-yolo"),
-        (["compare", "a.json", "b.json", "seed=x"], "error: argument --seed: invalid int value: 'x'; see rfla-yolo"),
+        (["compare", "a.json", "b.json", "--resamples", "0"], "error: unknown flag 'resamples'"),
+        (["data", "tile", "size=x"], "error: argument --size: invalid int value: 'x'; see rfla-yolo"),
         (["data", "tile", "--sise", "9"], "error: unknown flag 'sise'; did you mean 'size'?"),
         (["data", "tile", "data=a.yaml", f"out={__file__}"], "error: --out must be a folder, but"),
         (["data", "merge", "predictions=a", "tiles=b", f"out={__file__}/a.json"], "error: --out must be a folder, but"),
@@ -173,10 +174,10 @@ class TestEvaluation:
             shutil.copy(self.golden / "single_dt.json", tmp_path / f"a{i}.json")
         shutil.copy(self.golden / "single_dt.json", tmp_path / "b.json")
         files = [str(tmp_path / "a*.json"), str(tmp_path / "b.json"), "--annotations", f"{self.golden}/single_gt.json"]
-        cli.main(["compare", *files, "--resamples", "20", "--out", str(tmp_path / "out")])
+        cli.main(["compare", *files, "--out", str(tmp_path / "out")])
         assert json.loads((tmp_path / "out" / "comparison.json").read_text())["runs"] == [2, 1]
         assert (tmp_path / "out" / "differences.png").is_file()
-        assert "runs 2 and 1" in capsys.readouterr().out
+        assert "independent units, 2 and 1 runs" in capsys.readouterr().out
 
     @pytest.mark.parametrize(
         ("words", "message"),

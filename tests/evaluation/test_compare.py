@@ -1,13 +1,15 @@
-"""The bootstrap against literal evaluation of the drawn images."""
+"""Resampled figures against literal evaluation of the drawn images, and intervals against loops."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 
 from rfla_yolo import evaluate
-from rfla_yolo.evaluation import compare
-from rfla_yolo.evaluation.compare import resample
+from rfla_yolo.evaluation import compare, write_comparison
+from rfla_yolo.evaluation.compare import _t_quantile, half_width, resample
 
 from .test_coco import GOLDEN, load
 
@@ -65,39 +67,129 @@ def test_olrp_of_a_resample_never_parts_equal_scores(sparse):
         assert got[r] == pytest.approx(evaluate(*drawn(gt, dt, draws[:, r]))["oLRP"], abs=2e-6)
 
 
+@pytest.mark.parametrize(
+    ("freedom", "expected"),
+    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (5, 2.5706), (10, 2.2281), (29, 2.0452), (120, 1.9799)],
+)
+def test_t_is_that_of_the_tables(freedom, expected):
+    assert _t_quantile(freedom) == pytest.approx(expected, abs=1e-4)
+
+
+def literal_half_width(whole, without):
+    """The same by pseudo-values and loops: a two-way table of runs and units for each model."""
+    units = len(without[0][0])
+    pseudo = [
+        [[units * value - (units - 1) * left for left in row] for value, row in zip(values, rows)]
+        for values, rows in zip(whole, without)
+    ]
+    difference = [
+        sum(row[u] for row in pseudo[1]) / len(pseudo[1]) - sum(row[u] for row in pseudo[0]) / len(pseudo[0])
+        for u in range(units)
+    ]
+    mean = sum(difference) / units
+    parts = [(sum((d - mean) ** 2 for d in difference) / (units * (units - 1)), units - 1)]
+    for values, table in zip(whole, pseudo):
+        runs = len(values)
+        if runs == 1:
+            continue
+        of_run = [sum(row) / units for row in table]
+        of_unit = [sum(row[u] for row in table) / runs for u in range(units)]
+        of_all = sum(of_run) / runs
+        square = sum((table[r][u] - of_run[r] - of_unit[u] + of_all) ** 2 for r in range(runs) for u in range(units))
+        interaction = square / ((runs - 1) * (units - 1)) / units
+        scatter = sum((value - sum(values) / runs) ** 2 for value in values) / (runs - 1)
+        parts.append((max(0, scatter - interaction) / runs, runs - 1))
+    total = sum(part for part, _ in parts)
+    return _t_quantile(total**2 / sum(part**2 / freedom for part, freedom in parts)) * math.sqrt(total)
+
+
+@pytest.mark.parametrize(("runs", "interaction"), [((1, 1), 0.1), ((3, 2), 0.1), ((6, 6), 0.02), ((1, 4), 1.0)])
+def test_half_width_is_that_of_the_loops(runs, interaction):
+    rng = np.random.default_rng(0)
+    whole = [rng.normal(size=count) for count in runs]
+    without = [w[:, None] + rng.normal(0, 0.1, 5) + rng.normal(0, interaction, (len(w), 5)) for w in whole]
+    assert half_width(whole, without) == pytest.approx(literal_half_width(whole, without))
+
+
+def test_half_width_of_runs_alone_is_that_of_welch():
+    """Where no unit changes anything, the interval is Welch's for two samples of runs."""
+    whole = [np.array([1.0, 2.0, 4.0]), np.array([3.0, 3.5, 5.0, 7.0])]
+    first, second = (values.var(ddof=1) / len(values) for values in whole)
+    freedom = (first + second) ** 2 / (first**2 / 2 + second**2 / 3)
+    without = [np.repeat(values[:, None], 4, 1) for values in whole]
+    assert half_width(whole, without) == pytest.approx(_t_quantile(freedom) * math.sqrt(first + second))
+
+
 class TestCompare:
     def test_a_model_with_itself(self):
-        result = compare(GOLDEN / "mid_dt.json", GOLDEN / "mid_dt.json", GOLDEN / "mid_gt.json", resamples=50)
+        result = compare(GOLDEN / "mid_dt.json", GOLDEN / "mid_dt.json", GOLDEN / "mid_gt.json")
         for difference in result.figures.values():
             assert (difference.difference, difference.low, difference.high, difference.sign) == (0, 0, 0, "0")
 
     def test_a_better_model_is_seen(self, sparse):
         """Half of the detections of the second model are gone."""
         gt, dt = sparse
-        result = compare(dt[::2], dt, gt, resamples=200)
+        result = compare(dt[::2], dt, gt)
         figure = result["AR100"]
         assert figure.sign == "+"
         assert figure.low < figure.difference < figure.high
         assert figure.first == pytest.approx(evaluate(gt, dt[::2])["AR100"])
-        assert compare(dt, dt[::2], gt, resamples=200)["AR100"].sign == "-"
+        assert compare(dt, dt[::2], gt)["AR100"].sign == "-"
 
     def test_no_detections_at_all(self, sparse):
         gt, dt = sparse
-        result = compare([], dt, gt, resamples=20)
+        result = compare([], dt, gt)
         assert (result.runs, result["AP"].first, result["AP"].sign) == ((1, 1), 0, "+")
         with pytest.raises(ValueError, match="predictions: expected a list of detections, found dict"):
             compare(gt, dt, gt)
 
-    def test_same_seed_same_interval(self, sparse):
+    def test_sides_swapped_the_interval_changes_its_sign(self, sparse):
         gt, dt = sparse
-        runs = [compare(dt[::2], dt, gt, resamples=50, seed=s)["AP50"] for s in (3, 3, 4)]
-        assert runs[0] == runs[1] != runs[2]
+        one, other = compare([dt[::2], dt[::3]], dt, gt), compare(dt, [dt[::2], dt[::3]], gt)
+        for name, difference in one.figures.items():
+            assert (difference.low, difference.high) == pytest.approx((-other[name].high, -other[name].low))
+
+    def test_is_the_same_each_time(self, sparse):
+        gt, dt = sparse
+        assert compare(dt[::2], dt, gt) == compare(dt[::2], dt, gt)
+
+    def test_groups_left_out_in_turn_by_evaluating_the_others(self, sparse):
+        gt, dt = grouped(*sparse, 5)
+        sides = [dt[::2], dt[::3]], [dt, dt[::4], dt[1::2]]
+        result = compare(*sides, gt, groups="^flight(.)")
+        rest = [[i["id"] for i in gt["images"] if not i["file_name"].startswith(f"flight{g}")] for g in range(5)]
+        for name in ("AP", "APvt", "AR1", "oLRP"):
+            whole = [[evaluate(gt, run)[name] for run in side] for side in sides]
+            without = [[[evaluate(gt, run, ids)[name] for ids in rest] for run in side] for side in sides]
+            half = literal_half_width(whole, without)
+            middle = sum(whole[1]) / 3 - sum(whole[0]) / 2
+            assert result[name].difference == pytest.approx(middle)
+            assert (result[name].low, result[name].high) == pytest.approx((middle - half, middle + half), abs=1e-4)
+
+    def test_interval_shrinks_with_units(self, sparse):
+        """Four times the groups, copies of the first: half the standard error, and a smaller t."""
+        few, many = grouped(*sparse, 6), [{"images": [], "annotations": [], "categories": sparse[0]["categories"]}, []]
+        for copy in range(4):
+            new = {image["id"]: (copy, image["id"]) for image in few[0]["images"]}
+            number = {key: len(many[0]["images"]) + i for i, key in enumerate(new.values(), 1)}
+            of = {old: number[key] for old, key in new.items()}
+            many[0]["images"] += [
+                {"id": of[image["id"]], "file_name": f"{copy}{image['file_name']}"} for image in few[0]["images"]
+            ]
+            many[0]["annotations"] += [
+                {**a, "image_id": of[a["image_id"]], "id": 1_000_000 * copy + n}
+                for n, a in enumerate(few[0]["annotations"], 1)
+            ]
+            many[1] += [{**d, "image_id": of[d["image_id"]]} for d in few[1]]
+        one, four = (compare(dt[::2], dt, gt, groups=r"^\d?flight.")["AR100"] for gt, dt in (few, many))
+        ratio = (four.high - four.low) / (one.high - one.low)
+        assert ratio == pytest.approx(math.sqrt(5 / 23) * _t_quantile(23) / _t_quantile(5), rel=0.25)
 
     def test_several_runs(self, sparse):
-        """Runs are drawn too: the interval is wider than that of either run alone."""
+        """The scatter of the runs counts: the interval is wider than that of either run alone."""
         gt, dt = sparse
         good, bad = dt, dt[::3]
-        both = compare([good, bad], [good, bad], gt, resamples=300)
+        both = compare([good, bad], [good, bad], gt)
         assert both.runs == (2, 2)
         assert both["AR100"].difference == 0
         assert both["AR100"].high - both["AR100"].low > 0.05
@@ -110,15 +202,51 @@ class TestCompare:
             **gt,
             "images": [{**im, "file_name": f"flight{i % 4}_{i:03d}.png"} for i, im in enumerate(gt["images"])],
         }
-        assert compare(dt, dt, named, groups=r"flight(\d)", resamples=10).units == 4
-        assert compare(dt, dt, named, resamples=10).units == len(gt["images"])
+        assert compare(dt, dt, named, groups=r"flight(\d)").units == 4
+        assert compare(dt, dt, named).units == len(gt["images"])
         with pytest.raises(ValueError, match="matches nothing in file name"):
             compare(dt, dt, named, groups="ship")
         with pytest.raises(ValueError, match="puts all images into one group"):
             compare(dt, dt, named, groups="flight")
+        with pytest.raises(ValueError, match=r"^groups 'flight\(' is no regular expression: missing \)"):
+            compare(dt, dt, named, groups="flight(")
 
-    def test_table(self, sparse):
-        gt, dt = sparse
-        text = compare(dt[::2], dt, gt, resamples=20).table()
-        assert "paired bootstrap: 60 units, 20 resamples, seed 0, runs 1 and 1" in text
-        assert "APvt" in text
+    def test_one_image_is_not_enough(self):
+        with pytest.raises(ValueError, match="1 image, two or more units are needed"):
+            compare([], [], {"images": [{"id": 1}], "annotations": [], "categories": []})
+
+    def test_a_figure_of_one_unit_has_no_interval(self, sparse):
+        """Without the only flight with objects below 8 px there is no APvt, so nothing says how it varies."""
+        gt, dt = grouped(*sparse, 4)
+        first = {image["id"] for image in gt["images"] if image["file_name"].startswith("flight0")}
+        gt = {**gt, "annotations": [a for a in gt["annotations"] if a["image_id"] in first or a["area"] > 64]}
+        result = compare(dt[::2], dt, gt, groups="^flight(.)")
+        figure = result["APvt"]
+        assert figure.difference == pytest.approx(figure.second - figure.first)
+        assert (figure.low, figure.high, figure.sign) == (None, None, "")
+        assert result["AP"].low is not None
+        assert result.table()
+
+    def test_few_units_are_named_and_warned_of(self, sparse, tmp_path):
+        gt, dt = grouped(*sparse, 9)
+        result = compare(dt[::2], [dt, dt], gt, groups="^flight(.)")
+        warning = "only 9 independent units, fewer than 10: the intervals are wide and approximate"
+        assert result.table().splitlines()[-2:] == ["9 independent units, 1 and 2 runs", f"Warning: {warning}"]
+        assert (result.to_dict()["units"], result.to_dict()["warning"]) == (9, warning)
+        page = write_comparison(result, tmp_path).read_text()
+        assert "9 independent units, 1 and 2 runs" in page
+        assert f"Warning: {warning}." in page
+
+    def test_ten_units_are_not_warned_of(self, sparse, tmp_path):
+        gt, dt = grouped(*sparse, 10)
+        result = compare(dt[::2], dt, gt, groups="^flight(.)")
+        assert result.to_dict()["warning"] is None
+        assert result.table().splitlines()[-1] == "10 independent units, 1 and 1 runs"
+        assert "APvt" in result.table()
+        assert "Warning" not in write_comparison(result, tmp_path).read_text()
+
+
+def grouped(gt, dt, groups):
+    """The images named flight0, flight1, ... in turn."""
+    images = [{**image, "file_name": f"flight{i % groups:x}_{i}.png"} for i, image in enumerate(gt["images"])]
+    return {**gt, "images": images}, dt
