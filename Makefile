@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 
 demo: .venv/export ## train on the demo set, validate, export to ONNX and run the file
 	$(BIN)/python train.py --project $(CURDIR)/runs --name demo --exist-ok
@@ -11,6 +11,9 @@ demo: .venv/export ## train on the demo set, validate, export to ONNX and run th
 
 test: .venv/dev lint ## run lint, types, tests and doctests
 	$(BIN)/python -m pytest
+
+test-all: .venv/dev lint ## the same, and the tests that take minutes
+	$(BIN)/python -m pytest -m "slow or not slow"
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@
 can be stopped and started again; an unfinished run starts anew, because a resumed run never equals an undisturbed one.
 All arms share one recipe; only the assigner and its targets differ. ``--split choose`` is for finding settings,
 ``--split confirm`` for the seeds that no choice has seen. ``python benchmarks/accuracy_report.py`` makes the tables.
+The detections of every run are kept beside its result, small enough to commit, so that intervals can be taken anew.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 import yaml
 
 from benchmarks.common import RESULTS, ROOT, environment
+from benchmarks.detections import keep, keep_truth
 
 DATA = "hituav-half"
 RECIPE = {
@@ -130,9 +132,11 @@ def run(out: Path, protocol: str, arm: str, model: str, seed: int, split: str, o
         "by_size": evaluation.by_size,
         "calibration_error": evaluation.calibration["ece"],
         "last_epoch": dict(zip(history[0].split(","), map(float, history[-1].split(",")))),
-        "predictions": f"{folder.name}/val/predictions.json",
     }
     out.parent.mkdir(parents=True, exist_ok=True)
+    keep(out.with_suffix(".npz"), json.loads((folder / "val" / "predictions.json").read_text(encoding="utf-8")))
+    truth = json.loads((folder / "val" / "annotations.json").read_text(encoding="utf-8"))
+    keep_truth(out.parent / f"{split}.json.gz", truth)
     out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"{out.stem}: " + ", ".join(f"{k} {100 * v:.2f}" for k, v in evaluation.metrics.items() if v is not None))
 

@@ -1,13 +1,12 @@
 """Tables and plots of ``docs/results.md``, and the README's, from the runs of ``benchmarks/accuracy.py``.
 
-Means and standard deviations come from ``benchmarks/results/accuracy/*.json``. Intervals against TAL need the
-predictions, which are kept outside git (``--work``, as in accuracy.py): flights and seeds are resampled, both arms
-alike. They are written to ``benchmarks/results/accuracy.json``, so that the tables can be made again without them.
+Means and standard deviations come from ``benchmarks/results/accuracy/*.json``, intervals against TAL, over flights and
+seeds, from the detections beside them. The detections of the first runs were not kept: their intervals are those that
+``benchmarks/results/accuracy.json`` holds, of the percentile bootstrap that ``compare`` used then, and are marked.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections import defaultdict
@@ -19,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks.common import RESULTS, ROOT, environment, fill, write
+from benchmarks.coverage import CLAIM
+from benchmarks.detections import kept, kept_truth
 from rfla_yolo import compare
 
 FIGURES = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
@@ -26,6 +27,8 @@ FLIGHT = r"^(\d+_\d+)_"  # images of one flight share the first two fields of th
 BASE, DEFAULT = "tal", "grown30-tal"
 CONFIRMED = ("short", "confirm", "yolov8n-p2")
 LOOKS = {CONFIRMED: [(3, 4, 5), (6, 7, 8)]}  # seeds that were run and looked at together, in this order
+FORMER, METHOD = "percentile bootstrap", "jackknife, t"  # of an interval
+MARK = "†"  # of an interval of the former method
 Group = tuple[str, str, str]  # protocol, split, model
 
 
@@ -35,7 +38,7 @@ def read_runs() -> dict[Group, dict[str, dict[int, dict[str, Any]]]]:
     for file in sorted((RESULTS / "accuracy").glob("*.json")):
         run = json.loads(file.read_text(encoding="utf-8"))
         if run["protocol"] != "smoke":
-            found[run["protocol"], run["split"], run["model"]][run["arm"]][run["seed"]] = run
+            found[run["protocol"], run["split"], run["model"]][run["arm"]][run["seed"]] = {**run, "file": file}
     return found
 
 
@@ -43,26 +46,25 @@ def differences(
     arm: dict[int, dict[str, Any]],
     base: dict[int, dict[str, Any]],
     looks: list[tuple[int, ...]],
-    work: Path,
     before: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """Return the differences from TAL over the seeds that both have run: those of each look, then all.
 
-    What is stored is taken from ``before``; what is not and has no predictions here is left out.
+    Where the detections of a run were not kept, what ``before`` holds stays, or nothing.
     """
     shared = sorted(set(arm) & set(base))
     parts = [sorted(look) for look in looks if set(look) < set(shared)]
     found = []
     for seeds in [*parts, shared]:
-        stored = next((one for one in before if one["seeds"] == seeds), None)
-        sides = [[work / runs[seed]["predictions"] for seed in seeds] for runs in (base, arm)]
-        if stored:
-            found.append(stored)
-        elif seeds and all(file.is_file() for side in sides for file in side):
-            truth = sides[0][0].parent / "annotations.json"
-            result = compare(*[[str(file) for file in side] for side in sides], truth, groups=FLIGHT)
+        sides = [[runs[seed]["file"].with_suffix(".npz") for seed in seeds] for runs in (base, arm)]
+        if seeds and all(file.is_file() for side in sides for file in side):
+            run = base[seeds[0]]
+            truth = kept_truth(run["file"].with_name(f"{run['split']}.json.gz"))
+            result = compare(*[[kept(file) for file in side] for side in sides], truth, groups=FLIGHT)
             figures = {name: vars(result[name]) for name in FIGURES}
-            found.append({"seeds": seeds, "units": result.units, "figures": figures})
+            found.append({"seeds": seeds, "units": result.units, "method": METHOD, "figures": figures})
+        else:
+            found += [{"method": FORMER, **one} for one in before if one["seeds"] == seeds]
     return found
 
 
@@ -80,9 +82,12 @@ def table(arms: dict[str, dict[int, dict[str, Any]]], intervals: dict[str, list[
         for arm, rows in sorted(intervals.items(), key=lambda item: -item[1][-1]["figures"]["AP"]["difference"]):
             for row in rows:
                 cells = [_difference(row["figures"][name]) for name in FIGURES]
-                lines.append(f"| {arm} | {', '.join(map(str, row['seeds']))} | " + " | ".join(cells) + " |")
-        units = next(iter(intervals.values()))[0]["units"]
-        lines.append(f"\n95 % intervals, resampled over {units} flights and the seeds.")
+                seeds = ", ".join(map(str, row["seeds"])) + (f" {MARK}" if row["method"] == FORMER else "")
+                lines.append(f"| {arm} | {seeds} | " + " | ".join(cells) + " |")
+        rows = [row for several in intervals.values() for row in several]
+        lines.append(f"\n95 % intervals over {rows[0]['units']} flights and the seeds.")
+        if any(row["method"] == FORMER for row in rows):
+            lines.append(f"{MARK} {former()}")
     return "\n".join(lines)
 
 
@@ -94,7 +99,19 @@ def summary(arms: dict[str, dict[int, dict[str, Any]]], found: dict[str, Any]) -
         cells = [_cell([100 * run["metrics"][name] for run in arms[arm].values()]) for name in names]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     lines.append("| difference | " + " | ".join(_difference(found["figures"][name]) for name in names) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", former()] if found["method"] == FORMER else lines)
+
+
+def former() -> str:
+    """Return what to know about an interval of the former method."""
+    design = json.loads((RESULTS / "coverage.json").read_text(encoding="utf-8"))["designs"][str(CLAIM)]
+    new, old = design["compare"]["AP"], design["percentile"]["AP"]
+    return (
+        f"The printed 95 % intervals are of the former method, a percentile bootstrap: with {CLAIM} it covers about "
+        f"{old['coverage']:.0%} (simulated, `benchmarks/results/coverage.json`), and that of `compare` is about "
+        f"{new['width'] / old['width'] - 1:.0%} wider. The detections of these runs were not kept; new runs replace "
+        "them."
+    )
 
 
 def arms_table(runs: list[dict[str, Any]]) -> str:
@@ -129,9 +146,6 @@ def plot(group: Group, arms: dict[str, dict[int, dict[str, Any]]], path: Path) -
 
 def main() -> None:
     """Fill the document."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "accuracy")
-    options = parser.parse_args()
     stored = RESULTS / "accuracy.json"
     before = json.loads(stored.read_text(encoding="utf-8"))["intervals"] if stored.is_file() else {}
     document = ROOT / "docs" / "results.md"
@@ -142,7 +156,7 @@ def main() -> None:
         for arm, runs in arms.items():
             if arm != BASE and BASE in arms:
                 stored_rows = before.get(key, {}).get(arm, [])
-                rows = differences(runs, arms[BASE], LOOKS.get(group, []), options.work.resolve(), stored_rows)
+                rows = differences(runs, arms[BASE], LOOKS.get(group, []), stored_rows)
                 if rows:
                     found[arm] = rows
         intervals[key] = found
@@ -168,9 +182,12 @@ def _mean(runs: dict[int, dict[str, Any]], name: str) -> float:
     return float(np.mean([run["metrics"][name] for run in runs.values()]))
 
 
-def _difference(figure: dict[str, float]) -> str:
-    low, high = (f"{100 * figure[end]:+.1f}" for end in ("low", "high"))
-    return f"{100 * figure['difference']:+.1f} [{low}, {high}]"
+def _difference(figure: dict[str, float | None]) -> str:
+    """Return difference and interval in points, a dash for what is undefined."""
+    middle, low, high = (
+        "-" if value is None else f"{100 * value:+.1f}" for value in (figure[n] for n in ("difference", "low", "high"))
+    )
+    return f"{middle} [{low}, {high}]"
 
 
 def _cell(values: list[float], digits: int = 1) -> str:
