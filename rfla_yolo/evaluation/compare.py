@@ -293,8 +293,8 @@ def half_width(whole: Sequence[Floats], without: Sequence[Floats]) -> float:
         without: The same with each part of the units left out, (runs, parts).
 
     Example:
-        >>> half_width([np.array([0.5]), np.array([0.7])], [np.array([[0.4, 0.6]]), np.array([[0.7, 0.7]])])
-        1.2706...
+        >>> round(half_width([np.array([0.5]), np.array([0.7])], [np.array([[0.4, 0.6]]), np.array([[0.7, 0.7]])]), 4)
+        1.2706
     """
     parts = without[0].shape[1]
     scale = (parts - 1) ** 2 / parts  # from the variance of what is left out to that of the figure
