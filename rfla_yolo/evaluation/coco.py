@@ -128,7 +128,7 @@ def evaluate(
         calibration=calibration(matching) if details else {},
         errors=error_breakdown(matching) if details else {},
         inputs=inputs,
-        num_objects=sum(not obj["iscrowd"] for obj in inputs.annotations),
+        num_objects=int((~inputs.objects.crowd).sum()),
         num_detections=len(inputs.detections),
         matching=matching,
     )
@@ -173,12 +173,12 @@ def _average_figures(matching: Matching, classes: Any) -> dict[str, float | None
     precision, recall = matching.precision[:, :, classes], matching.recall[:, classes]
     coco, last = slice(AT_50, None), -1  # the thresholds from 0.5, the largest number of detections
     figures = {
-        "AP": _mean(precision[coco, :, :, 0, last]),
-        "AP25": _mean(precision[0, :, :, 0, last]),
-        "AP50": _mean(precision[AT_50, :, :, 0, last]),
-        "AP75": _mean(precision[AT_50 + 5, :, :, 0, last]),
+        "AP": _mean(precision[coco, :, :, 0]),
+        "AP25": _mean(precision[0, :, :, 0]),
+        "AP50": _mean(precision[AT_50, :, :, 0]),
+        "AP75": _mean(precision[AT_50 + 5, :, :, 0]),
     }
-    figures |= {f"AP{s}": _mean(precision[coco, :, :, i, last]) for i, s in enumerate(matching.areas) if i}
+    figures |= {f"AP{s}": _mean(precision[coco, :, :, i]) for i, s in enumerate(matching.areas) if i}
     figures |= {f"AR{n}": _mean(recall[coco, :, 0, i]) for i, n in enumerate(MAX_DETS)}
     figures |= {f"AR{s}": _mean(recall[coco, :, i, last]) for i, s in enumerate(matching.areas) if i}
     return figures

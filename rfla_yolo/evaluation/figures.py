@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .matching import AT_50, ClassMatches, Floats, Matching
+from .matching import AT_50, RECALLS, ClassMatches, Floats, Matching
 
 LRP_IOU = 0.5
-RECALLS = np.linspace(0, 1, 101)  # where COCO reads precision off
 CALIBRATION_BINS = 15
 
 

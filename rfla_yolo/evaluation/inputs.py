@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-Json = Mapping[str, Any]
+from .boxes import Detections, Json, Objects
+
 LOGGER = logging.getLogger("rfla_yolo")
 EXACT = 2**53  # from here on two whole numbers may be the same float
 
@@ -26,15 +27,15 @@ class Inputs:
 
     Attributes:
         images: COCO images, ordered by id.
-        annotations: Their objects, numbered from 1: image_id, category_id, bbox, area, iscrowd.
         categories: COCO categories, ordered by id, no two of one name.
-        detections: Their detections: image_id, category_id, bbox (xywh px), score.
+        objects: Objects of the images.
+        detections: What was found in them.
     """
 
     images: list[dict[str, Any]]
-    annotations: list[dict[str, Any]]
     categories: list[dict[str, Any]]
-    detections: list[Json]
+    objects: Objects
+    detections: Detections
 
 
 def load_inputs(
@@ -68,11 +69,11 @@ def load_inputs(
     objects = _checked_objects(truth["annotations"], images, categories, truth_name)
     found = _checked_detections(found, images, categories, found_name)
     kept = images.ids.keys() if image_ids is None else {images.find(key, "image_ids") for key in image_ids}
+    things = [image for image in images.entries if image["id"] in kept], _uniquely_named(categories.entries)
     return Inputs(
-        images=[image for image in images.entries if image["id"] in kept],
-        annotations=[{**obj, "id": i} for i, obj in enumerate((o for o in objects if o["image_id"] in kept), start=1)],
-        categories=_uniquely_named(categories.entries),
-        detections=[d for d in found if d["image_id"] in kept],
+        *things,
+        objects=Objects.from_coco([obj for obj in objects if obj["image_id"] in kept], *things),
+        detections=Detections.from_coco([d for d in found if d["image_id"] in kept], *things),
     )
 
 

@@ -1,15 +1,14 @@
-"""Detections matched to objects, once, by faster-coco-eval; every figure is read off the result."""
+"""Detections matched to objects by COCO's rule, once; every figure is read off the result."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .greedy import greedy_match, near_pairs
 from .inputs import Inputs
 
 # Area ranges of the AI-TOD evaluation, px^2 of the original image, both ends closed.
@@ -29,11 +28,37 @@ COCO_AREAS: dict[str, tuple[float, float]] = {
 MAX_DETS = (1, 100, 1500)  # detections per image and class
 IOU_THRESHOLDS = np.concatenate(([0.25], np.linspace(0.5, 0.95, 10)))
 AT_50 = 1  # place of IoU 0.5 among the thresholds
+RECALLS = np.linspace(0, 1, 101)  # where COCO reads precision off
+CHUNK = 1 << 15  # detections matched in one go
 
 Areas = Mapping[str, tuple[float, float]]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Flags:
+    """A bit for each area range, threshold and detection; ``flags[a, t]`` are those of one case, (D,).
+
+    Attributes:
+        packed: The bits of the cases a * T + t, eight in a byte, (bytes, D).
+    """
+
+    packed: NDArray[np.uint8]
+
+    @classmethod
+    def pack(cls, flags: Bools) -> Flags:
+        """Pack booleans, (A * T, D)."""
+        return cls(np.packbits(flags, axis=0))
+
+    def __getitem__(self, case: tuple[int, int]) -> Bools:
+        byte, bit = divmod(case[0] * len(IOU_THRESHOLDS) + case[1], 8)
+        return (self.packed[byte] & (128 >> bit)) != 0
+
+    def take(self, places: Ints) -> Flags:
+        """Return the flags of some detections."""
+        return Flags(self.packed[:, places])
 
 
 @dataclass(frozen=True)
@@ -47,8 +72,8 @@ class ClassMatches:
         score: Score of each detection, (D,).
         place: Place of a detection among those of its class in its image, 0 the best, (D,).
         counts: Whether a detection counts: False where it matched an ignored object or lies outside of the area range
-            unmatched, (A, T, D).
-        hit: Whether it matched an object that counts, (A, T, D).
+            unmatched, [A, T] gives (D,).
+        hit: Whether it matched an object that counts, [A, T] gives (D,).
         iou: IoU of a detection with the object that it matched at IoU 0.5, 0 for none, (D,).
         bbox: Box of each detection, xywh px, (D, 4).
         gt_image: Index of the image of each object, (G,).
@@ -59,14 +84,14 @@ class ClassMatches:
         gt_score: Score of the detection that found an object at IoU 0.5, NaN for none, (G,).
     """
 
-    image: Ints
+    image: NDArray[np.int32]
     score: Floats
-    place: Ints
-    counts: Bools
-    hit: Bools
+    place: NDArray[np.int16]
+    counts: Flags
+    hit: Flags
     iou: Floats
     bbox: Floats
-    gt_image: Ints
+    gt_image: NDArray[np.int32]
     gt_area: Floats
     gt_counts: Bools
     gt_found: Bools
@@ -76,13 +101,13 @@ class ClassMatches:
 
 @dataclass(frozen=True)
 class Matching:
-    """All matches, and the precision and recall of faster-coco-eval.
+    """All matches, and the precision and recall that follow from them as COCO has them.
 
     Attributes:
-        classes: Matches by class name, in the order of the categories.
+        classes: Matches by class name, in the order of the categories; empty without details.
         num_images: Number of images.
         areas: The area ranges, "all" first.
-        precision: (T, 101 recalls, classes, A, max_dets), -1 where undefined.
+        precision: With the largest number of detections, (T, 101 recalls, classes, A), -1 where undefined.
         recall: (T, classes, A, max_dets), -1 where undefined.
     """
 
@@ -104,131 +129,113 @@ def match(inputs: Inputs, areas: Areas = AITOD_AREAS, details: bool = True) -> M
     Returns:
         The matching.
     """
-    from faster_coco_eval import COCO, COCOeval_faster
+    dets, gts, num_classes = inputs.detections, inputs.objects, len(inputs.categories)
+    low, high = np.array(list(areas.values()), dtype=float).T[:, :, None]  # (A, 1)
+    order, group, place = _best_first(dets.image.astype(np.int64) * num_classes + dets.label, dets.score)
+    gt_group = gts.image.astype(np.int64) * num_classes + gts.label
+    gt_order = np.argsort(gt_group, kind="stable")
+    gt_group = gt_group[gt_order]
+    gt_area, gt_crowd, gt_bbox = gts.area[gt_order], gts.crowd[gt_order], gts.bbox[gt_order]
+    gt_counts = ~gt_crowd & (low <= gt_area) & (gt_area <= high)
+    gt_found = np.zeros((len(IOU_THRESHOLDS), len(gts)), dtype=bool)
+    gt_score = np.full(len(gts), np.nan)
+    cases = len(areas) * len(IOU_THRESHOLDS)
+    hit, counts = (Flags(np.zeros((-(-cases // 8), len(order)), dtype=np.uint8)) for _ in range(2))
+    iou = np.zeros(len(order) if details else 0)
+    for chunk, gt_chunk in _chunks(group, gt_group):
+        bbox, gt_bboxes = dets.bbox[order[chunk]], gt_bbox[gt_chunk]
+        offset = int(group[chunk.start])
+        pairs = near_pairs(
+            bbox, group[chunk] - offset, gt_bboxes, gt_group[gt_chunk] - offset, gt_crowd[gt_chunk], IOU_THRESHOLDS[0]
+        )
+        case, det, gt = greedy_match(*pairs, ~gt_counts[:, gt_chunk], gt_crowd[gt_chunk], IOU_THRESHOLDS)
+        own = bbox[:, 2] * bbox[:, 3]
+        counting = np.repeat((low <= own) & (own <= high), len(IOU_THRESHOLDS), axis=0)  # unless matched, (cases, D)
+        hits = np.zeros_like(counting)
+        counting[case, det] = hits[case, det] = gt_counts[case // len(IOU_THRESHOLDS), gt + gt_chunk.start]
+        hit.packed[:, chunk], counts.packed[:, chunk] = (Flags.pack(flags).packed for flags in (hits, counting))
+        if details:
+            everywhere = case < len(IOU_THRESHOLDS)
+            gt_found[case[everywhere], gt[everywhere] + gt_chunk.start] = True
+            at_50 = case == AT_50
+            det, gt = det[at_50], gt[at_50]
+            gt_score[gt + gt_chunk.start] = dets.score[order[chunk][det]]
+            iou[det + chunk.start] = pairwise_iou(bbox[det], gt_bboxes[gt])
 
-    image_numbers = {image["id"]: i for i, image in enumerate(inputs.images, start=1)}  # the library wants numbers
-    category_numbers = {category["id"]: k for k, category in enumerate(inputs.categories, start=1)}
-
-    def numbered(entry: Mapping[str, Any]) -> dict[str, Any]:
-        numbers = {"image_id": image_numbers[entry["image_id"]], "category_id": category_numbers[entry["category_id"]]}
-        # a segmentation is given, or the library would make a polygon of every box
-        return {**entry, **numbers, "bbox": [float(side) for side in entry["bbox"]], "segmentation": []}
-
-    coco = COCO(
-        {
-            "images": [{"id": number} for number in image_numbers.values()],
-            "annotations": [numbered(annotation) for annotation in inputs.annotations],
-            "categories": [{"id": number} for number in category_numbers.values()],
-        }
-    )
-    detections = coco.loadRes([numbered(detection) for detection in inputs.detections])
-    run = COCOeval_faster(coco, detections, iouType="bbox", print_function=_silent, separate_eval=True)
-    run.params.imgIds = list(image_numbers.values())
-    run.params.catIds = list(category_numbers.values())
-    run.params.iouThrs = IOU_THRESHOLDS
-    run.params.maxDets = list(MAX_DETS)
-    run.params.areaRng = [list(area) for area in areas.values()]
-    run.params.areaRngLbl = list(areas)
-    run.evaluate()
-    run.accumulate()
-    classes = _read_classes(run._evalImgs_cpp, inputs, areas) if details else {}
-    return Matching(
-        classes=classes,
-        num_images=len(inputs.images),
-        areas=dict(areas),
-        precision=np.asarray(run.eval["precision"]),
-        recall=np.asarray(run.eval["recall"]),
-    )
-
-
-def _read_classes(evaluated: list[Any], inputs: Inputs, areas: Areas) -> dict[str, ClassMatches]:
-    """Collect the evaluations of single images, which the library keeps by class, area range and image."""
-    num_images, num_areas, thresholds = len(inputs.images), len(areas), len(IOU_THRESHOLDS)
-    box_of = {a["id"]: a["bbox"] for a in inputs.annotations}
-    objects, found = defaultdict(list), defaultdict(list)
-    for annotation in inputs.annotations:
-        objects[annotation["image_id"], annotation["category_id"]].append(annotation)
-    for detection in inputs.detections:
-        found[detection["image_id"], detection["category_id"]].append(detection)
-    low, high = np.array(list(areas.values())).T[:, :, None]
+    shape = len(IOU_THRESHOLDS), len(RECALLS), num_classes, len(areas)
+    precision, recall = np.full(shape, -1.0), np.full((shape[0], *shape[2:], len(MAX_DETS)), -1.0)
     classes = {}
+    label, score = dets.label[order], dets.score[order]
     for k, category in enumerate(inputs.categories):
-        parts = []
-        for i, image in enumerate(inputs.images):
-            key = image["id"], category["id"]
-            gts, dts = objects.get(key, []), found.get(key, [])
-            if not gts and not dts:
-                continue
-            order = np.argsort([-d["score"] for d in dts], kind="mergesort")[: MAX_DETS[-1]]
-            dts = [dts[j] for j in order]
-            states = [evaluated[(k * num_areas + a) * num_images + i].__getstate__() for a in range(num_areas)]
-            shape = num_areas, thresholds, len(dts)
-            partner = np.array([state[0] for state in states], dtype=np.int64).reshape(shape)  # id of the object, or 0
-            counts = ~np.array([state[4] for state in states], dtype=bool).reshape(shape)
-            partner_50 = partner[0, AT_50]
-            pairs = [(d["bbox"], box_of[int(p)]) for d, p in zip(dts, partner_50) if p]
-            finder = {int(p): d["score"] for d, p in zip(dts, partner_50) if p}
-            overlap = np.zeros(len(dts))
-            overlap[partner_50 != 0] = pairwise_iou(pairs)
-            gt_area, crowd = np.array([[g["area"], g["iscrowd"]] for g in gts], dtype=float).reshape(-1, 2).T
-            ids = np.array([g["id"] for g in gts], dtype=np.int64)
-            part = ClassMatches(
-                image=np.full(len(dts), i),
-                score=np.array([d["score"] for d in dts], dtype=float),
-                place=np.arange(len(dts)),
-                counts=counts,
-                hit=(partner != 0) & counts,
-                iou=overlap,
-                bbox=np.array([d["bbox"] for d in dts], dtype=float).reshape(-1, 4),
-                gt_image=np.full(len(gts), i),
-                gt_area=gt_area,
-                gt_counts=(crowd == 0) & (low <= gt_area) & (gt_area <= high),
-                gt_found=np.array([np.isin(ids, row) for row in partner[0]]).reshape(thresholds, len(gts)),
-                gt_bbox=np.array([g["bbox"] for g in gts], dtype=float).reshape(-1, 4),
-                gt_score=np.array([finder.get(g["id"], np.nan) for g in gts], dtype=float),
+        mine = np.flatnonzero(label == k)
+        mine = mine[np.argsort(-score[mine], kind="stable")]  # images in order where scores are equal
+        my_gts = gt_group % num_classes == k
+        my_hit, my_counts, my_place = hit.take(mine), counts.take(mine), place[mine]
+        precision[:, :, k], recall[:, k] = _accumulate(my_hit, my_counts, my_place, gt_counts[:, my_gts].sum(1))
+        if details:
+            classes[str(category["name"])] = ClassMatches(
+                image=dets.image[order[mine]],
+                score=score[mine],
+                place=my_place,
+                counts=my_counts,
+                hit=my_hit,
+                iou=iou[mine],
+                bbox=dets.bbox[order[mine]],
+                gt_image=gts.image[gt_order[my_gts]],
+                gt_area=gt_area[my_gts],
+                gt_counts=gt_counts[:, my_gts],
+                gt_found=gt_found[:, my_gts],
+                gt_bbox=gt_bbox[my_gts],
+                gt_score=gt_score[my_gts],
             )
-            parts.append(part)
-        classes[str(category["name"])] = _join(parts, num_areas, thresholds)
-    return classes
+    return Matching(classes, len(inputs.images), dict(areas), precision, recall)
 
 
-def _join(parts: list[ClassMatches], num_areas: int, thresholds: int) -> ClassMatches:
-    """Put images together, detections in descending order of score, images in order where scores are equal."""
-    empty = np.zeros(0)
-    nothing = ClassMatches(
-        image=empty.astype(np.int64),
-        score=empty,
-        place=empty.astype(np.int64),
-        counts=np.zeros((num_areas, thresholds, 0), dtype=bool),
-        hit=np.zeros((num_areas, thresholds, 0), dtype=bool),
-        iou=empty,
-        bbox=np.zeros((0, 4)),
-        gt_image=empty.astype(np.int64),
-        gt_area=empty,
-        gt_counts=np.zeros((num_areas, 0), dtype=bool),
-        gt_found=np.zeros((thresholds, 0), dtype=bool),
-        gt_bbox=np.zeros((0, 4)),
-        gt_score=empty,
-    )
-    axis = {"bbox": 0, "gt_bbox": 0}  # the others end in detections or objects
-    joined = {
-        f.name: np.concatenate([getattr(p, f.name) for p in (nothing, *parts)], axis=axis.get(f.name, -1))
-        for f in fields(ClassMatches)
-    }
-    order = np.argsort(-joined["score"], kind="mergesort")
-    ordered = {n: a if n.startswith("gt_") else a.take(order, axis.get(n, -1)) for n, a in joined.items()}
-    return ClassMatches(**ordered)
+def _best_first(group: Ints, score: Floats) -> tuple[Ints, Ints, NDArray[np.int16]]:
+    """Sort detections by group (image and class) and score, cut where COCO cuts.
+
+    Returns:
+        Order, group and place in the group of those that remain.
+    """
+    order = np.lexsort((-score, group))
+    group = group[order]
+    place = np.arange(len(group)) - np.searchsorted(group, group)
+    kept = place < MAX_DETS[-1]
+    return order[kept], group[kept], place[kept].astype(np.int16)
 
 
-def pairwise_iou(pairs: list[tuple[Any, Any]]) -> Floats:
-    """Return the IoU of each pair of boxes, xywh, (N,)."""
-    if not pairs:
-        return np.zeros(0)
-    a, b = np.array(pairs, dtype=float).transpose(1, 0, 2)  # each (N, 4)
+def _chunks(group: Ints, gt_group: Ints) -> Iterator[tuple[slice, slice]]:
+    """Yield whole groups, some `CHUNK` detections at a time, as slices of the detections and of the objects."""
+    start = 0
+    while start < len(group):
+        last = group[min(start + CHUNK, len(group)) - 1]
+        end = int(np.searchsorted(group, last, "right"))
+        gt_start, gt_end = np.searchsorted(gt_group, group[start]), np.searchsorted(gt_group, last, "right")
+        yield slice(start, end), slice(int(gt_start), int(gt_end))
+        start = end
+
+
+def _accumulate(hit: Flags, counts: Flags, place: NDArray[np.int16], num_gts: Ints) -> tuple[Floats, Floats]:
+    """Return precision at 101 recalls, (T, 101, A), and recall, (T, A, max_dets), of one class, -1 without objects.
+
+    Precision falls between hits, so that only the places of the hits matter.
+    """
+    precision = np.full((len(IOU_THRESHOLDS), len(RECALLS), len(num_gts)), -1.0)
+    recall = np.full((len(IOU_THRESHOLDS), len(num_gts), len(MAX_DETS)), -1.0)
+    for a in np.flatnonzero(num_gts):
+        for t in range(len(IOU_THRESHOLDS)):
+            hits = np.flatnonzero(hit[a, t])
+            true = np.arange(1, len(hits) + 1)
+            seen = counts[a, t].cumsum(dtype=np.int32)[hits]
+            best = np.maximum.accumulate((true / seen)[::-1])[::-1]  # at this recall or more
+            reached = np.searchsorted(true / num_gts[a], RECALLS)
+            precision[t, :, a] = np.append(best, 0)[reached]
+            recall[t, a] = [(place[hits] < limit).sum() / num_gts[a] for limit in MAX_DETS]
+    return precision, recall
+
+
+def pairwise_iou(a: Floats, b: Floats) -> Floats:
+    """Return the IoU of each pair of boxes, xywh, each (N, 4)."""
     low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
     common = (high - low).clip(0).prod(1)
-    return common / (a[:, 2:].prod(1) + b[:, 2:].prod(1) - common)
-
-
-def _silent(*args: Any, **kwargs: Any) -> None:
-    """Swallow the progress messages of the library."""
+    return np.asarray(common / (a[:, 2:].prod(1) + b[:, 2:].prod(1) - common))

@@ -135,8 +135,8 @@ def _size_figure(evaluation: Evaluation) -> Figure:
     areas |= {t: (a**2, np.nextafter(b**2, 0)) for t, (a, b) in zip(SIZE_TITLES, pairwise(map(float, SIZE_BINS)))}
     matching = match(evaluation.inputs, areas, details=False)
     columns = range(1, len(areas))
-    ap = [_mean(matching.precision[AT_50:, :, :, i, -1]) for i in columns]
-    ap50 = [_mean(matching.precision[AT_50, :, :, i, -1]) for i in columns]
+    ap = [_mean(matching.precision[AT_50:, :, :, i]) for i in columns]
+    ap50 = [_mean(matching.precision[AT_50, :, :, i]) for i in columns]
     recall = [_mean(matching.recall[AT_50, :, i, -1]) for i in columns]
     sizes = [m.gt_area[m.gt_counts[0]] for m in evaluation.matching.classes.values()]
     counts = np.histogram(np.concatenate([np.zeros(0), *sizes]), np.square(SIZE_BINS))[0]
@@ -157,7 +157,7 @@ def _size_figure(evaluation: Evaluation) -> Figure:
 
 def _recall_figure(evaluation: Evaluation) -> Figure:
     figure, (axis,) = _subplots(1)
-    precision = evaluation.matching.precision[AT_50, :, :, :, -1]  # (recalls, classes, A)
+    precision = evaluation.matching.precision[AT_50]  # (recalls, classes, A)
     for a, name in enumerate(evaluation.matching.areas):
         defined = precision[:, precision[0, :, a] > -1, a]
         if defined.size:
@@ -209,9 +209,9 @@ def _marks(evaluation: Evaluation, threshold: float) -> dict[int, dict[str, list
     """Boxes to draw by index of the image: objects found and missed, and false positives."""
     marks: dict[int, dict[str, list[Any]]] = defaultdict(lambda: {kind: [] for kind in MARKS})
     for m in evaluation.matching.classes.values():
-        kept = m.counts[0, AT_50] & (m.score >= threshold)
+        kept, hit = m.counts[0, AT_50] & (m.score >= threshold), m.hit[0, AT_50]
         for place in np.flatnonzero(kept):
-            kind = "found" if m.hit[0, AT_50, place] else "false"
+            kind = "found" if hit[place] else "false"
             marks[int(m.image[place])][kind].append(m.bbox[place])
         for g in np.flatnonzero(m.gt_counts[0] & ~(m.gt_score >= threshold)):
             marks[int(m.gt_image[g])]["missed"].append(m.gt_bbox[g])
