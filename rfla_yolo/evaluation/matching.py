@@ -222,7 +222,7 @@ def _accumulate(hit: Flags, counts: Flags, place: NDArray[np.int16], num_gts: In
     """
     precision = np.full((len(IOU_THRESHOLDS), len(RECALLS), len(num_gts)), -1.0)
     recall = np.full((len(IOU_THRESHOLDS), len(num_gts), len(MAX_DETS)), -1.0)
-    for a in np.flatnonzero(num_gts):
+    for a in np.flatnonzero(num_gts).tolist():
         for t in range(len(IOU_THRESHOLDS)):
             hits = np.flatnonzero(hit[a, t])
             true = np.arange(1, len(hits) + 1)
