@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -15,7 +18,10 @@ from ultralytics.utils import LOGGER, nms, ops
 
 from ..config import FITNESS, RFLAConfig
 from ..datasets.truth import match_categories, match_images
-from ..evaluation import TABLE, Evaluation, evaluate, percent, write_page
+from ..evaluation import TABLE, Evaluation, percent, write_page
+from ..evaluation.boxes import Detections, Objects
+from ..evaluation.coco import evaluate_inputs
+from ..evaluation.inputs import Inputs, load_inputs
 from .data import build_checked, check_dataset, find_annotations
 
 MAX_DET = 3000  # detections an image; Ultralytics' 300 cuts dense images, RFLA's configs keep 3000
@@ -30,10 +36,12 @@ class RFLAValidator(DetectionValidator):
     ``annotations.json`` where the ground truth was made from the labels. Non-maximum suppression has no time limit.
 
     Attributes:
-        evaluation: Figures of the last validation.
+        evaluation: Figures of the last validation; after one in training nothing but the figures.
     """
 
     evaluation: Evaluation | None = None
+    # file, height and width, detections (D, 6) as xywh, score, class, and how many were cut off and were no numbers
+    jdict: list[tuple[str, tuple[int, int], np.ndarray, int, int]]
 
     def __init__(
         self, dataloader: Any = None, save_dir: Path | None = None, args: Any = None, _callbacks: dict | None = None
@@ -45,7 +53,8 @@ class RFLAValidator(DetectionValidator):
             args["data"] = check_dataset(args.get("data"), args.get("split") or "val")
         super().__init__(dataloader, save_dir, args, _callbacks)
         self.args.save_json = False  # the predictions are kept and written here, see get_stats
-        self._ground_truth: dict[str, Any] | None = None
+        self._truth: _Truth | None = None
+        self._warned_of_fitness = False
 
     def build_dataset(self, img_path: str, mode: str = "val", batch: int | None = None) -> Any:
         """Build the dataset and check that all of its labels can be used."""
@@ -70,34 +79,44 @@ class RFLAValidator(DetectionValidator):
         return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in outputs]
 
     def update_metrics(self, preds: list[dict[str, torch.Tensor]], batch: dict[str, Any]) -> None:
-        """Keep the detections in pixels of the original image, beside what Ultralytics keeps."""
+        """Keep the detections in pixels of the original image, 24 bytes each, beside what Ultralytics keeps."""
         super().update_metrics(preds, batch)
         for i, pred in enumerate(preds):
-            image = self._prepare_batch(i, batch)
-            scaled = self.scale_preds(pred, image)
-            columns = [ops.xyxy2ltwh(scaled["bboxes"]), scaled["conf"][:, None], scaled["cls"][:, None]]
-            detections = torch.cat(columns, 1).double().cpu().numpy()
-            self.jdict.append((image["im_file"], tuple(image["ori_shape"]), detections, self._cut[i]))
+            image = {"imgsz": batch["img"].shape[2:], **{key: batch[key][i] for key in ("ori_shape", "ratio_pad")}}
+            boxes = ops.xyxy2ltwh(self.scale_preds(pred, image)["bboxes"])
+            columns = [boxes, pred["conf"][:, None], pred["cls"][:, None]]
+            found = torch.cat(columns, 1).float().cpu().numpy()
+            finite = np.isfinite(found).all(1)
+            kept = found if finite.all() else found[finite]
+            cut, lost = self._cut[i], len(found) - len(kept)
+            self.jdict.append((batch["im_file"][i], tuple(batch["ori_shape"][i]), kept, cut, lost))
 
     def get_stats(self) -> dict[str, Any]:
         """Add AP by size to Ultralytics' metrics, and let the fitness be the figure that the settings name."""
         stats = super().get_stats()
         self._warn_of_cuts()
-        if self._ground_truth is None:
-            self._ground_truth = self._load_ground_truth()
-        predictions = self._predictions(self._ground_truth)
-        ids = self._ground_truth["image_ids"].values()
-        evaluation = evaluate(self._ground_truth["coco"], predictions, ids, details=not self.training)
-        self.evaluation = self.metrics.evaluation = evaluation
+        if self._truth is None:
+            self._truth = self._load_truth()
+        inputs = self._inputs(self._truth)  # takes the detections out of jdict
+        self.evaluation = self.metrics.evaluation = evaluation = evaluate_inputs(inputs, details=not self.training)
         if not self.training:
-            _write_json(self.save_dir / "predictions.json", predictions)
-            figures = {**self.evaluation.to_dict(), "ultralytics": {k: float(v) for k, v in stats.items()}}
-            _write_json(self.save_dir / "metrics.json", figures, indent=2)
+            _write_predictions(self.save_dir / "predictions.json", inputs)
+            figures = {**evaluation.to_dict(), "ultralytics": {k: float(v) for k, v in stats.items()}}
+            (self.save_dir / "metrics.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
             if self.args.plots:
-                write_page(evaluation, self.save_dir, {i: file for file, i in self._ground_truth["image_ids"].items()})
+                files = {inputs.images[i]["id"]: file for file, places in self._truth.places.items() for i in places}
+                write_page(evaluation, self.save_dir, files)
             LOGGER.info(f"Wrote {self.save_dir}: metrics.json, predictions.json" + ", index.html" * self.args.plots)
         if figure := FITNESS[self.rfla.fitness]:
-            stats["fitness"] = evaluation[figure] or 0.0  # undefined would count as a failed training
+            value = evaluation[figure]
+            if value is not None:
+                stats["fitness"] = value
+            elif not self._warned_of_fitness:
+                self._warned_of_fitness = True
+                LOGGER.warning(
+                    f"fitness={self.rfla.fitness}: the validation images hold no object that counts for {figure}; "
+                    "following Ultralytics' fitness, its mAP50-95, instead"
+                )
         values = (evaluation[name] for name in TABLE)
         return stats | {k: math.nan if v is None else v for k, v in zip(SIZE_METRICS, values)}
 
@@ -131,37 +150,44 @@ class RFLAValidator(DetectionValidator):
         LOGGER.info(f"{name:>22}{images:>10}{instances:>10}{cells}{sizes}")
 
     def _warn_of_cuts(self) -> None:
-        """Say where ``max_det`` has cut detections off."""
-        cut = {im_file: count for im_file, _, _, count in self.jdict if count}
+        """Say where ``max_det`` has cut detections off, and how many were no numbers."""
+        cut = Counter({im_file: count for im_file, _, _, count, _ in self.jdict if count})
         if cut:
-            worst = max(cut, key=lambda im_file: cut[im_file])
+            worst, most = cut.most_common(1)[0]
             LOGGER.warning(
-                f"max_det={self.args.max_det} cut off {sum(cut.values())} detections in {len(cut)} images, "
-                f"most in {worst}: {cut[worst]}"
+                f"max_det={self.args.max_det} cut off {cut.total()} detections in {len(cut)} images, "
+                f"most in {worst}: {most}"
             )
+        if lost := sum(count for *_, count in self.jdict):
+            LOGGER.warning(f"{lost} detections with a box or score of NaN or infinity were left out of AP by size")
 
-    def _predictions(self, truth: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the kept detections as COCO; evaluated exactly as they are written."""
-        predictions: list[dict[str, Any]] = []
-        for im_file, _, detections, _ in self.jdict:
-            image_id = truth["image_ids"][im_file]
-            boxes, scores = detections[:, :4].round(4).tolist(), detections[:, 4].round(7).tolist()
-            for box, score, label in zip(boxes, scores, detections[:, 5].astype(int).tolist()):
-                category = truth["categories"].get(label)
-                if category is not None:
-                    predictions.append({"image_id": image_id, "category_id": category, "bbox": box, "score": score})
-        return predictions
+    def _inputs(self, truth: _Truth) -> Inputs:
+        """Return ground truth and detections, which leave ``jdict``, rounded as they are written."""
+        left = {im_file: list(places) for im_file, places in truth.places.items()}
+        # of an image that the data names twice but a COCO file once, the first detections are taken
+        found = [(left[im_file].pop(0), table) for im_file, _, table, *_ in self.jdict if left[im_file]]
+        self.jdict = []
+        found.sort(key=lambda entry: entry[0])
+        image = np.repeat(np.array([i for i, _ in found], dtype=np.int32), [len(table) for _, table in found])
+        table = np.concatenate([np.zeros((0, 6), dtype=np.float32), *(table for _, table in found)])
+        del found
+        label = truth.labels[table[:, 5].astype(int)]
+        if (label < 0).any():  # classes of the model that the COCO file does not know
+            table, image, label = table[label >= 0], image[label >= 0], label[label >= 0]
+        bbox, score = table[:, :4].astype(float).round(4), table[:, 4].astype(float).round(7)
+        bbox[:, 2:] = bbox[:, 2:].clip(0)  # a head that learns distances with a sign may turn a box inside out
+        return Inputs(truth.images, truth.categories, truth.objects, Detections(image, label, bbox, score))
 
-    def _load_ground_truth(self) -> dict[str, Any]:
-        """Read the COCO file that the data YAML names for the split, or make one from the labels."""
+    def _load_truth(self) -> _Truth:
+        """Read the COCO file that the data YAML names for the split, or make ground truth from the labels."""
         path = find_annotations(self.data, self.args.split or "val")
         if path and not self.args.single_cls and self.args.classes is None:
-            return self._annotations_from_file(path)
-        truth = self._annotations_from_labels()
-        _write_json(self.save_dir / "annotations.json", truth["coco"])
+            return self._truth_from_file(path)
+        truth = self._truth_from_labels()
+        _write_annotations(self.save_dir / "annotations.json", truth)
         return truth
 
-    def _annotations_from_file(self, path: Path) -> dict[str, Any]:
+    def _truth_from_file(self, path: Path) -> _Truth:
         """Match the images of a COCO file by name, and its categories by name or, failing that, by order."""
         coco = json.loads(path.read_text(encoding="utf-8"))
         images = match_images(coco, [im_file for im_file, *_ in self.jdict], f"annotations {path}")
@@ -171,35 +197,88 @@ class RFLAValidator(DetectionValidator):
             LOGGER.warning(f"annotations {path}: {missing} of {len(coco['images'])} images are not in the dataset")
         names = {int(i): name for i, name in self.names.items()}
         categories = match_categories(coco, names, f"annotations {path}")
-        return {"coco": coco, "image_ids": image_ids, "categories": categories}
+        inputs = load_inputs(coco, None, image_ids.values())
+        place = {image["id"]: i for i, image in enumerate(inputs.images)}
+        place_of_class = {category["id"]: k for k, category in enumerate(inputs.categories)}
+        labels = np.full(max(names) + 1, -1, dtype=np.int32)
+        labels[list(categories)] = [place_of_class[key] for key in categories.values()]
+        places = {im_file: [place[key]] for im_file, key in image_ids.items()}
+        return _Truth(inputs.images, inputs.categories, inputs.objects, places, labels)
 
-    def _annotations_from_labels(self) -> dict[str, Any]:
-        """Make COCO ground truth from the labels, in pixels of the original image, ids from 1."""
-        shapes = {im_file: shape for im_file, shape, *_ in self.jdict}
-        image_ids = {im_file: i for i, im_file in enumerate(sorted(shapes), start=1)}
+    def _truth_from_labels(self) -> _Truth:
+        """Make ground truth from the labels, in pixels of the original image; an image named twice counts twice."""
+        labels = {label["im_file"]: label for label in self.dataloader.dataset.labels}
         images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for label in self.dataloader.dataset.labels:
-            im_file = label["im_file"]
-            if im_file not in shapes:
-                continue
-            height, width = shapes[im_file]
-            file = {"id": image_ids[im_file], "file_name": Path(im_file).name, "height": height, "width": width}
-            images.append(file)
-            boxes = label["bboxes"].astype(np.float64) * (width, height, width, height)
+        places: dict[str, list[int]] = defaultdict(list)
+        columns: list[tuple[Any, ...]] = [(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 4)))]
+        for im_file, (height, width) in sorted((im_file, shape) for im_file, shape, *_ in self.jdict):
+            places[im_file].append(len(images))
+            cls = labels[im_file]["cls"].flatten().astype(np.int32)
+            boxes = labels[im_file]["bboxes"].astype(np.float64) * (width, height, width, height)
             boxes[:, :2] -= boxes[:, 2:] / 2
             # normalised text has lost the last digits of a pixel: unrounded, an object of 8 x 8 px has 64.00001 px^2
-            for box, cls in zip(boxes.round(2).tolist(), label["cls"].flatten().astype(int).tolist()):
-                annotation = {"id": len(annotations) + 1, "image_id": image_ids[im_file], "category_id": cls + 1}
-                annotations.append({**annotation, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
+            columns.append((np.full(len(cls), len(images), dtype=np.int32), cls, boxes.round(2)))
+            file = {"id": len(images) + 1, "file_name": Path(im_file).name, "height": height, "width": width}
+            images.append(file)
+        image, label, bbox = (np.concatenate(column) for column in zip(*columns))
         names = {0: "item"} if self.args.single_cls else {int(i): str(n) for i, n in self.names.items()}
-        coco = {
-            "images": sorted(images, key=lambda image: image["id"]),
-            "annotations": annotations,
-            "categories": [{"id": i + 1, "name": name} for i, name in names.items()],
-        }
-        return {"coco": coco, "image_ids": image_ids, "categories": {i: i + 1 for i in names}}
+        categories = [{"id": i + 1, "name": name} for i, name in names.items()]
+        objects = Objects(image, label, bbox, bbox[:, 2] * bbox[:, 3], np.zeros(len(image), dtype=bool))
+        return _Truth(images, categories, objects, places, np.arange(len(names), dtype=np.int32))
 
 
-def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    path.write_text(json.dumps(content, indent=indent), encoding="utf-8")
+@dataclass(frozen=True)
+class _Truth:
+    """Ground truth of the validation images.
+
+    Attributes:
+        images: COCO images, ordered by id.
+        categories: COCO categories, ordered by id.
+        objects: Their objects.
+        places: Indices of the images by file, one for each time that the data names it.
+        labels: Index of the category of each class of the model, -1 for none.
+    """
+
+    images: list[dict[str, Any]]
+    categories: list[dict[str, Any]]
+    objects: Objects
+    places: dict[str, list[int]]
+    labels: np.ndarray
+
+
+def _write_predictions(path: Path, inputs: Inputs) -> None:
+    found = inputs.detections
+    with path.open("w", encoding="utf-8") as file:
+        _write_list(file, len(found), lambda rows: _entries(inputs, found, rows, score=found.score[rows].tolist()))
+
+
+def _write_annotations(path: Path, truth: _Truth) -> None:
+    objects = truth.objects
+
+    def entries(rows: slice) -> list[dict[str, Any]]:
+        ids, area = range(rows.start + 1, rows.stop + 1), objects.area[rows].tolist()
+        return _entries(truth, objects, rows, id=ids, area=area, iscrowd=objects.crowd[rows].astype(int).tolist())
+
+    with path.open("w", encoding="utf-8") as file:
+        lists = f'{{"images": {json.dumps(truth.images)}, "categories": {json.dumps(truth.categories)}'
+        file.write(f'{lists}, "annotations": ')
+        _write_list(file, len(objects), entries)
+        file.write("}")
+
+
+def _entries(owner: Any, boxes: Objects | Detections, rows: slice, **columns: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return some rows as COCO entries."""
+    images, categories = ([thing["id"] for thing in things] for things in (owner.images, owner.categories))
+    places = zip(boxes.image[rows].tolist(), boxes.label[rows].tolist(), boxes.bbox[rows].tolist(), *columns.values())
+    return [
+        {"image_id": images[i], "category_id": categories[k], "bbox": box, **dict(zip(columns, rest))}
+        for i, k, box, *rest in places
+    ]
+
+
+def _write_list(file: TextIO, count: int, entries: Callable[[slice], list[dict[str, Any]]], step: int = 10_000) -> None:
+    """Write a JSON list, some entries at a time."""
+    file.write("[")
+    for start in range(0, count, step):
+        file.write(", " * (start > 0) + json.dumps(entries(slice(start, min(start + step, count))))[1:-1])
+    file.write("]")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Json = Mapping[str, Any]
+Columns = TypeVar("Columns", "Objects", "Detections")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class Detections:
         """Read COCO detections."""
         score = np.array([entry["score"] for entry in entries], dtype=float)
         return cls(*_columns(entries, images, categories), score=score)
+
+
+def take(columns: Columns, places: NDArray[Any]) -> Columns:
+    """Return some rows, copied."""
+    return type(columns)(*(getattr(columns, column.name)[places] for column in fields(columns)))
 
 
 def _columns(entries: Sequence[Json], images: Sequence[Json], categories: Sequence[Json]) -> tuple[Any, Any, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .boxes import take
 from .errors import error_breakdown
 from .figures import LRP, by_size, calibration, lrp, percent
 from .inputs import Inputs, Json, load_inputs
@@ -29,10 +30,10 @@ class Evaluation:
         by_size: Objects, recall and false positives by area range; empty without details.
         calibration: Expected calibration error and its curve; empty without details.
         errors: Count and cost of each kind of error by area range; empty without details.
-        inputs: What was evaluated.
+        inputs: What was evaluated; without details its images and categories alone.
         num_objects: Objects of the ground truth that are not crowd.
         num_detections: Detections read.
-        matching: The matches behind all of this.
+        matching: The matches behind all of this; without details precision and recall alone.
     """
 
     metrics: dict[str, float | None]
@@ -114,8 +115,12 @@ def evaluate(
         1.0
     """
     ranges = resolve_areas(areas)
-    inputs = load_inputs(annotations, predictions, image_ids)
-    matching = match(inputs, ranges, details)
+    return evaluate_inputs(load_inputs(annotations, predictions, image_ids), ranges, details)
+
+
+def evaluate_inputs(inputs: Inputs, areas: Areas = AITOD_AREAS, details: bool = True) -> Evaluation:
+    """Evaluate what is loaded already; see `evaluate`."""
+    matching = match(inputs, areas, details)
     names = [str(category["name"]) for category in inputs.categories]
     per_class = {name: _average_figures(matching, [i]) for i, name in enumerate(names)}
     for name, matches in matching.classes.items():
@@ -127,11 +132,17 @@ def evaluate(
         by_size=by_size(matching) if details else {},
         calibration=calibration(matching) if details else {},
         errors=error_breakdown(matching) if details else {},
-        inputs=inputs,
+        inputs=inputs if details else _without_boxes(inputs),
         num_objects=int((~inputs.objects.crowd).sum()),
         num_detections=len(inputs.detections),
         matching=matching,
     )
+
+
+def _without_boxes(inputs: Inputs) -> Inputs:
+    """Drop the boxes, so that figures kept through a training hold no memory."""
+    none = np.zeros(0, dtype=int)
+    return replace(inputs, objects=take(inputs.objects, none), detections=take(inputs.detections, none))
 
 
 def mean_figures(matching: Matching, details: bool = True) -> dict[str, float | None]:

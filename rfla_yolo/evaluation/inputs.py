@@ -39,7 +39,9 @@ class Inputs:
 
 
 def load_inputs(
-    annotations: str | Path | Json, predictions: str | Path | Sequence[Json], image_ids: Iterable[Any] | None = None
+    annotations: str | Path | Json,
+    predictions: str | Path | Sequence[Json] | None,
+    image_ids: Iterable[Any] | None = None,
 ) -> Inputs:
     """Load and check ground truth and detections; what was passed in stays as it was.
 
@@ -47,6 +49,7 @@ def load_inputs(
         annotations: COCO ground truth, a path or the loaded dict.
         predictions: COCO detections, a path or the loaded list. ``image_id`` may be the id, the file name or its stem.
             A ``file_name`` that fits one image goes before it: Ultralytics makes the number 42 of the stem 0042.
+            None for the ground truth alone.
         image_ids: Images to keep; all by default.
 
     Returns:
@@ -57,13 +60,14 @@ def load_inputs(
         ValueError: If something cannot be evaluated; names the file and the entry.
     """
     truth, truth_name = _read(annotations, "annotations"), _name(annotations, "annotations")
-    found, found_name = _read(predictions, "predictions"), _name(predictions, "predictions")
+    found = [] if predictions is None else _read(predictions, "predictions")
+    found_name = _name(predictions, "predictions")
     parts = ("images", "annotations", "categories")
     if not isinstance(truth, Mapping) or not all(_is_list(truth.get(part)) for part in parts):
         raise ValueError(f"{truth_name}: expected COCO with images, annotations and categories")
     if not _is_list(found):
         raise ValueError(f"{found_name}: expected a list of detections, found {type(found).__name__}")
-    if not found:
+    if not found and predictions is not None:
         LOGGER.warning(f"{found_name}: no detections at all")
     images, categories = (_Known(truth[part], part, truth_name) for part in ("images", "categories"))
     objects = _checked_objects(truth["annotations"], images, categories, truth_name)

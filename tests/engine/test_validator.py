@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from ultralytics import YOLO
 from ultralytics.utils import nms
 
 from rfla_yolo import RFLAYOLO, RFLAValidator, evaluate
+
+from .conftest import QUICK
 
 
 @pytest.fixture
@@ -135,3 +139,101 @@ def test_single_class(validate):
     assert [c["name"] for c in read(folder / "annotations.json")["categories"]] == ["item"]
     assert metrics.evaluation.num_objects == 28
     assert torch.isfinite(torch.tensor(metrics.evaluation["AP"]))
+
+
+def with_list(data, files):
+    """YAML of the same set whose validation images stand in a list."""
+    root = data.parent
+    (root / "listed.txt").write_text("".join(f"{root / 'images' / 'val' / name}\n" for name in files))
+    listed = root / "listed.yaml"
+    listed.write_text(data.read_text().replace("val: images/val", "val: listed.txt"))
+    return listed
+
+
+class TestImageNamedTwice:
+    files = ("1.png", "0.png", "1.png", "2.png")
+
+    def test_counts_twice_as_in_ultralytics(self, trained, validate, tmp_path):
+        data = with_list(trained.parent / "set" / "set.yaml", self.files)
+        metrics, folder = validate(data=str(data), conf=1e-6)
+        options = {"imgsz": 64, "plots": False, "project": str(tmp_path), "max_det": 3000, "conf": 1e-6}
+        stock = YOLO(trained / "weights" / "best.pt").val(data=str(data), name="stock", **options)
+        assert metrics.results_dict == stock.results_dict
+        evaluation = metrics.evaluation
+        assert evaluation.num_objects == stock.nt_per_class.sum() == 16
+        assert [image["file_name"] for image in evaluation.images] == ["0.png", "1.png", "1.png", "2.png"]
+        written = read(folder / "metrics.json")
+        again = evaluate(folder / "annotations.json", folder / "predictions.json")
+        assert {name: written[name] for name in again.metrics} == again.metrics
+        once, _ = validate(data=str(with_list(data, ("0.png", "1.png", "2.png"))), conf=1e-6, name="once")
+        assert once.evaluation.num_detections < evaluation.num_detections
+        assert once.evaluation["AP"] != evaluation["AP"]
+
+    def test_counts_once_against_a_coco_file(self, trained, validate, tmp_path):
+        data = with_list(trained.parent / "set" / "set.yaml", ("0.png", "1.png", "2.png"))
+        once, folder = validate(data=str(data), conf=1e-6)
+        data = with_list(data, self.files)
+        data.write_text(data.read_text() + f"annotations: {{val: {folder / 'annotations.json'}}}\n")
+        twice, second = validate(data=str(data), conf=1e-6, name="twice")
+        assert twice.evaluation.metrics == once.evaluation.metrics
+        assert read(second / "predictions.json") == read(folder / "predictions.json")
+
+    def test_trains(self, tiny_set, tmp_path):
+        model = RFLAYOLO("yolov8n-p2.yaml")
+        data = with_list(tiny_set, self.files)
+        model.train(data=str(data), project=str(tmp_path), name="run", **{**QUICK, "epochs": 1})
+        assert model.trainer.validator.evaluation.num_objects == 16
+
+
+def test_boxes_that_are_no_numbers_are_left_out(validate, monkeypatch, caplog):
+    _, folder = validate(conf=1e-6)
+    original = RFLAValidator.postprocess
+
+    def spoil(self, preds):
+        outputs = original(self, preds)
+        outputs[0]["bboxes"][0, 2] = float("nan")
+        outputs[1]["conf"][1] = float("inf")
+        return outputs
+
+    monkeypatch.setattr(RFLAValidator, "postprocess", spoil)
+    with caplog.at_level("WARNING", "ultralytics"):
+        metrics, second = validate(conf=1e-6, name="spoiled")
+    assert "2 detections with a box or score of NaN or infinity were left out" in caplog.text
+    assert metrics.evaluation.num_detections == len(read(folder / "predictions.json")) - 2
+    assert len(read(second / "predictions.json")) == metrics.evaluation.num_detections
+    assert np.isfinite(metrics.evaluation["AP"])
+
+
+class TestInTraining:
+    def test_only_figures_are_kept(self, tiny_set, tmp_path):
+        """After every epoch; figures by epoch are those of the validation of the same weights."""
+        seen = []
+
+        def look(trainer):
+            validator = trainer.validator
+            evaluation = validator.evaluation
+            assert validator.training
+            assert validator.jdict == []
+            assert len(evaluation.inputs.detections) == len(evaluation.inputs.objects) == 0
+            assert evaluation.matching.classes == {}
+            assert evaluation.num_detections > 0
+            assert len(evaluation.images) == 8
+            seen.append(evaluation["AP"])
+
+        model = RFLAYOLO("yolov8n-p2.yaml")
+        model.add_callback("on_fit_epoch_end", lambda t: look(t) if t.validator.training else None)
+        model.train(data=str(tiny_set), project=str(tmp_path), name="run", conf=1e-6, **QUICK)
+        assert len(seen) == QUICK["epochs"]
+
+    def test_fitness_without_such_objects_says_what_is_followed(self, tiny_set, tmp_path, caplog):
+        for file in (tiny_set.parent / "labels" / "val").glob("*.txt"):
+            file.write_text("0 0.5 0.5 0.4 0.4\n")
+        fitness = []
+        model = RFLAYOLO("yolov8n-p2.yaml")
+        model.add_callback("on_model_save", lambda t: fitness.append((t.fitness, t.metrics["metrics/mAP50-95(B)"])))
+        with caplog.at_level("WARNING", "ultralytics"):
+            model.train(data=str(tiny_set), project=str(tmp_path), name="run", fitness="APvt", **QUICK)
+        said = [r.message for r in caplog.records if "fitness=APvt" in r.message]
+        assert len(said) == 1
+        assert "hold no object that counts for APvt; following Ultralytics' fitness, its mAP50-95, instead" in said[0]
+        assert all(a == pytest.approx(b, abs=1e-5) for a, b in fitness)
