@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .coco import mean_figures, resolve_areas
-from .figures import LRP_IOU, average_precision, percent
+from .figures import percent
 from .inputs import Json, load_inputs
-from .matching import AT_50, IOU_THRESHOLDS, MAX_DETS, Areas, Bools, ClassMatches, Floats, Ints, Matching, match
+from .matching import Areas, Floats, Ints, Matching, match
+from .resampling import resample
 
 PARTS = 30  # of the units, at most, that are left out in turn
 FEW_UNITS = 10
@@ -120,9 +120,11 @@ def compare(
     ranges, pattern = resolve_areas(areas), _compiled(groups)
     sides: list[list[Matching]] = []
     for side in (first, second):
-        inputs = [load_inputs(annotations, run) for run in _as_runs(side)]
-        sides.append([match(run, ranges) for run in inputs])
-    unit_of = _units(inputs[0].images, pattern)
+        sides.append([])
+        for run in _as_runs(side):  # one after the other: what was read takes more memory than what is kept
+            inputs = load_inputs(annotations, run)
+            sides[-1].append(match(inputs, ranges))
+    unit_of = _units(inputs.images, pattern)
     if not unit_of.any():
         found = "there is 1 image" if len(unit_of) == 1 else f"groups {groups!r} puts all images into one group"
         raise ValueError(f"{found}, two or more units are needed")
@@ -147,97 +149,6 @@ def compare_matchings(sides: Sequence[Sequence[Matching]], unit_of: Ints) -> Com
             values = [np.array([run[name] for run in runs], dtype=np.float64) for runs in whole]  # None becomes NaN
             figures[name] = _difference(values, [np.stack([run[name] for run in runs]) for runs in without])
     return Comparison(figures, (len(sides[0]), len(sides[1])), units)
-
-
-def resample(matching: Matching, unit_of: Ints, draws: NDArray[Any]) -> dict[str, Floats]:
-    """Return every figure for every resample.
-
-    Only the places of hits matter for the interpolated precision, so the work is one matrix product per class, size and
-    threshold: detections of each unit up to each hit, times how often the unit was drawn.
-
-    Args:
-        matching: The matches.
-        unit_of: Unit of each image, (images,).
-        draws: How often each unit is drawn, (units, R).
-
-    Returns:
-        By name an array (R,), NaN where a figure is undefined.
-    """
-    draws = draws.astype(np.float32)  # enough for counts, and half the memory
-    columns: dict[str, list[Floats]] = {}
-
-    def add(name: str, values: Floats) -> None:
-        columns.setdefault(name, []).append(values)
-
-    for matches in matching.classes.values():
-        for a, area in enumerate(matching.areas):
-            num_gts = _per_unit(unit_of[matches.gt_image[matches.gt_counts[a]]], draws)  # (R,)
-            suffix = "" if a == 0 else area
-            for t in range(len(IOU_THRESHOLDS)):
-                curve = _curve(matches, a, t, unit_of, draws)
-                precision = np.where(num_gts > 0, average_precision(curve.true, curve.all, num_gts), np.nan)
-                if t >= AT_50:
-                    add(f"AP{suffix}", precision)
-                if a == 0 and t in (0, AT_50, AT_50 + 5):
-                    add({0: "AP25", AT_50: "AP50", AT_50 + 5: "AP75"}[t], precision)
-                if a == 0 and t == AT_50:
-                    add("oLRP", _olrp(matches, num_gts, unit_of, draws))
-                if t < AT_50:
-                    continue
-                for limit in MAX_DETS if a == 0 else MAX_DETS[-1:]:
-                    hits = matches.hit[a, t] & (matches.place < limit)
-                    found = _per_unit(unit_of[matches.image[hits]], draws)
-                    with np.errstate(invalid="ignore", divide="ignore"):
-                        add(f"AR{suffix or limit}", found / num_gts)
-    with np.errstate(invalid="ignore"):
-        return {name: _nanmean(np.stack(values)) for name, values in columns.items()}
-
-
-@dataclass(frozen=True)
-class _Curve:
-    """Weighted true positives and detections up to every hit, each (hits, R)."""
-
-    true: Floats
-    all: Floats
-
-
-def _curve(matches: ClassMatches, a: int, t: int, unit_of: Ints, draws: NDArray[Any]) -> _Curve:
-    counts, hits = matches.counts[a, t], matches.hit[a, t]
-    units, hit = unit_of[matches.image[counts]], hits[counts]
-    num_hits = int(hit.sum())
-    before = np.concatenate(([0], hit.cumsum()[:-1])) if len(hit) else np.zeros(0, dtype=int)  # hits above each one
-    up_to = np.zeros((num_hits, len(draws)), dtype=np.float32)
-    inside = before < num_hits  # what comes after the last hit changes nothing
-    np.add.at(up_to, (before[inside], units[inside]), 1)
-    return _Curve(true=draws[units[hit]].cumsum(0), all=up_to.cumsum(0) @ draws)
-
-
-def _olrp(matches: ClassMatches, num_gts: Floats, unit_of: Ints, draws: NDArray[Any]) -> Floats:
-    """Lowest LRP error over the scores of hits, as thresholds; at other scores it cannot fall, (R,)."""
-    counts = matches.counts[0, AT_50]
-    units, scores, hit = unit_of[matches.image[counts]], matches.score[counts], matches.hit[0, AT_50][counts]
-    levels = np.unique(-scores[hit])
-    if not len(levels):
-        return np.where(num_gts > 0, 1.0, np.nan)
-    level = np.searchsorted(levels, -scores)  # the first threshold that keeps a detection
-    kept = level < len(levels)
-
-    def up_to(chosen: Bools, amount: Floats | int = 1) -> Floats:
-        """Weighted sum over the chosen detections of each level's score or more, (levels, R)."""
-        table = np.zeros((len(levels), len(draws)), dtype=np.float32)
-        np.add.at(table, (level[chosen], units[chosen]), amount)
-        return np.asarray(table.cumsum(0) @ draws)
-
-    loc = up_to(hit, 1 - matches.iou[counts][hit]) / (1 - LRP_IOU)
-    true, false = up_to(hit), up_to(kept & ~hit)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        error = (loc + false + num_gts - true) / (false + num_gts)
-    return np.where(num_gts > 0, np.minimum(error.min(0), 1.0), np.nan)
-
-
-def _per_unit(units: Ints, draws: NDArray[Any]) -> Floats:
-    """Return the weighted count of things in units, (R,)."""
-    return np.asarray(np.bincount(units, minlength=len(draws)) @ draws, dtype=np.float64)
 
 
 def _compiled(groups: str | None) -> re.Pattern[str] | None:
@@ -327,9 +238,3 @@ def _as_runs(side: Any) -> list[Any]:
     if isinstance(side, (str, Path, Mapping)) or not len(side) or isinstance(side[0], Mapping):
         return [side]
     return list(side)
-
-
-def _nanmean(values: Floats) -> Floats:
-    """Mean over the classes where a figure is defined, NaN where none is."""
-    defined = np.isfinite(values)
-    return np.asarray(np.where(defined, values, 0).sum(0) / np.where(defined.any(0), defined.sum(0), np.nan))
