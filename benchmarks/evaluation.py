@@ -10,8 +10,10 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -22,26 +24,30 @@ import numpy as np
 
 from benchmarks.common import ROOT, environment, fill, run_cell, write
 
-CLASSES = 8
-CASES = {  # images, objects, detections in all
-    "dense": (3, 7_800, 9_000),
-    "AI-TOD test imitated": (14_018, 375_000, 1_500_000),
+CASES = {  # images, objects, detections in all, classes
+    "dense": (3, 7_800, 9_000, 8),
+    "one class": (2_000, 80_000, 120_000, 1),
+    "AI-TOD test imitated": (14_018, 375_000, 1_500_000, 8),
 }
 TOOLS = {  # name: (title, cases)
     "figures": ("rfla-yolo, AP and AR", ("dense", "AI-TOD test imitated")),
     "details": ("rfla-yolo, everything", ("dense", "AI-TOD test imitated")),
     "pycocotools": ("pycocotools, AP and AR", ("dense",)),
+    "compare": ("rfla-yolo, comparison of two models", ("one class", "AI-TOD test imitated")),
 }
+RESAMPLES = 2000
+TARGETS = {"seconds": 20 * 60, "peak_bytes": 8 * 2**30}  # of the comparison
 
 
-def make_case(name: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def make_case(name: str, seed: int, model: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Objects of 2 to 64 px in images of 800 px, half of the detections near an object, the rest anywhere."""
-    images, objects, detections = CASES[name]
+    images, objects, detections, classes = CASES[name]
     rng = np.random.default_rng(seed)
     place = rng.integers(images, size=objects)
-    label = rng.integers(CLASSES, size=objects)
+    label = rng.integers(classes, size=objects)
     sides = np.exp(rng.uniform(0.7, 4.2, (objects, 2))).round(1)
     corner = (rng.random((objects, 2)) * (800 - sides)).round(1)
+    rng = np.random.default_rng([seed, model]) if model else rng  # another model finds others of the same objects
     source = rng.integers(objects, size=detections)
     real = rng.random(detections) < 0.5
     wobble = sides[source] * rng.normal(0, 0.12, (detections, 2))
@@ -50,7 +56,7 @@ def make_case(name: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]
     where = np.where(real, place[source], rng.integers(images, size=detections))
     gt = {
         "images": [{"id": i + 1, "file_name": f"{i:06d}.png"} for i in range(images)],
-        "categories": [{"id": k + 1, "name": f"class {k}"} for k in range(CLASSES)],
+        "categories": [{"id": k + 1, "name": f"class {k}"} for k in range(classes)],
         "annotations": [
             {"id": i + 1, "image_id": int(p) + 1, "category_id": int(k) + 1, "bbox": [*c, *s], "area": s[0] * s[1]}
             for i, (p, k, c, s) in enumerate(zip(place, label, corner.tolist(), sides.tolist()))
@@ -63,8 +69,30 @@ def make_case(name: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]
     return gt, [{"image_id": i + 1, "category_id": k, "bbox": [*c, *s], "score": v} for i, k, c, s, v in rows]
 
 
-def measure(tool: str, case: str, seed: int) -> dict[str, Any]:
+def write_case(case: str, seed: int, folder: str) -> dict[str, Any]:
+    """Write ground truth and the detections of two models."""
+    for model in range(2):
+        gt, dt = make_case(case, seed, model)
+        Path(folder, "gt.json").write_text(json.dumps(gt))
+        Path(folder, f"dt{model}.json").write_text(json.dumps(dt))
+    return {}
+
+
+def measure_comparison(folder: str) -> dict[str, Any]:
+    """Compare two files of detections in this process."""
+    from rfla_yolo import compare
+
+    start = time.perf_counter()
+    result = compare(*(Path(folder, name) for name in ("dt0.json", "dt1.json", "gt.json")), resamples=RESAMPLES)
+    seconds, cpu = time.perf_counter() - start, time.process_time()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": peak, "AP": result["AP"].first}
+
+
+def measure(tool: str, case: str, seed: int, folder: str | None = None) -> dict[str, Any]:
     """Run one tool in this process; the data is in memory already, as in a validation."""
+    if folder:
+        return write_case(case, seed, folder) if tool == "write" else measure_comparison(folder)
     gt, dt = make_case(case, seed)
     import faster_coco_eval  # noqa: F401  imports are no part of either tool's time
     from pycocotools.cocoeval import COCOeval  # noqa: F401
@@ -105,13 +133,19 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{result['machine']['cores']} cores of {result['machine']['cpu']}, commit {result['commit'][:10]}.", ""]
     lines += ["| case | images / objects / detections | tool | time | peak memory | AP |", "|---|---|---|---|---|---|"]
     for cell in result["cells"]:
-        sizes = " / ".join(f"{n:,}" for n in CASES[cell["case"]])
+        sizes = " / ".join(f"{n:,}" for n in CASES[cell["case"]][:3])
         memory = f"{cell['peak_bytes'] / 2**30:.2f} GB"
         title = TOOLS[cell["tool"]][0]
         lines.append(f"| {cell['case']} | {sizes} | {title} | {cell['seconds']:.3g} s | {memory} | {cell['AP']:.10f} |")
     dense = {c["tool"]: c["seconds"] for c in result["cells"] if c["case"] == "dense"}
     ratio = dense["pycocotools"] / dense["figures"]
-    return "\n".join([*lines, "", f"On the dense case {ratio:.3g} times faster than pycocotools for the same figures."])
+    lines += ["", f"On the dense case {ratio:.3g} times faster than pycocotools for the same figures."]
+    limits = f"{TARGETS['seconds'] / 60:.0f} minutes and {TARGETS['peak_bytes'] / 2**30:.0f} GB"
+    lines += [
+        f"A comparison reads two files of detections and takes {RESAMPLES} resamples; its target is {limits}.",
+        f"The machine's load (processes ready to run) before the start was {result['load_before']:.1f}.",
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -123,12 +157,17 @@ def main() -> None:
     if args.cell:
         print(json.dumps(measure(*json.loads(args.cell))))
         return
-    cells = []
+    load, cells = os.getloadavg()[0], []
     for tool, (_, cases) in TOOLS.items():
         for case in cases:
-            cells.append({"tool": tool, "case": case, **run_cell(__file__, [tool, case, args.seed])})
+            with tempfile.TemporaryDirectory() as folder:
+                cell = [tool, case, args.seed]
+                if tool == "compare":
+                    run_cell(__file__, ["write", case, args.seed, folder])
+                    cell.append(folder)
+                cells.append({"tool": tool, "case": case, **run_cell(__file__, cell)})
             print(cells[-1], flush=True)
-    result = {**environment(args.seed), "cells": cells}
+    result = {**environment(args.seed), "load_before": load, "cells": cells}
     path = write("evaluation", result)
     fill(ROOT / "docs" / "benchmarks.md", "evaluation", table(result))
     print(table(result), f"\nWrote {path} and docs/benchmarks.md")

@@ -65,7 +65,6 @@ def made_matching(images, objects, detections):
 
 def test_memory_of_one_large_class(monkeypatch):
     """2,000 images, 80,000 objects, 120,000 detections: bounded whatever the number of resamples."""
-    monkeypatch.setattr(resampling, "MAX_CELLS", 1 << 20)
     matching = made_matching(2000, 80_000, 120_000)
     peaks = []
     for count in (8, 24):
