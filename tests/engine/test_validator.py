@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -12,6 +13,9 @@ from ultralytics import YOLO
 from ultralytics.utils import nms
 
 from rfla_yolo import RFLAYOLO, RFLAValidator, evaluate
+from rfla_yolo.engine.validator import _Truth
+from rfla_yolo.evaluation.boxes import Objects
+from rfla_yolo.evaluation.coco import evaluate_inputs
 
 from .conftest import QUICK
 
@@ -224,6 +228,30 @@ class TestInTraining:
         model.add_callback("on_fit_epoch_end", lambda t: look(t) if t.validator.training else None)
         model.train(data=str(tiny_set), project=str(tmp_path), name="run", conf=1e-6, **QUICK)
         assert len(seen) == QUICK["epochs"]
+
+    def test_memory_of_a_detection(self):
+        """From the detections of every image to the figures: at most 300 bytes each, nothing afterwards."""
+        rng = np.random.default_rng(0)
+        images, count = 300, 1000
+        validator = RFLAValidator(args={"data": None, "imgsz": 64})
+        boxes = (rng.random((images * 10, 4)) * (700, 700, 20, 20)).round(2)
+        image, label = np.arange(images, dtype=np.int32).repeat(10), np.zeros(images * 10, dtype=np.int32)
+        objects = Objects(image, label, boxes, boxes[:, 2:].prod(1), label > 0)
+        places = {f"{i}.png": [i] for i in range(images)}
+        truth = _Truth([{"id": i} for i in range(images)], [{"id": 1, "name": "a"}], objects, places, label[:1])
+        tracemalloc.start()
+        try:
+            validator.jdict = []
+            for name in places:
+                table = rng.random((count, 6), dtype=np.float32) * np.float32([700, 700, 20, 20, 1, 0.5])
+                validator.jdict.append((name, (800, 800), table, 0, 0))
+            evaluation = evaluate_inputs(validator._inputs(truth), details=False)
+            kept, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert evaluation.num_detections == images * count
+        assert peak < 300 * images * count
+        assert kept < 1e6
 
     def test_fitness_without_such_objects_says_what_is_followed(self, tiny_set, tmp_path, caplog):
         for file in (tiny_set.parent / "labels" / "val").glob("*.txt"):
