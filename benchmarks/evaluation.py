@@ -153,7 +153,7 @@ def table(result: dict[str, Any]) -> str:
     lines += ["", f"On the dense case {ratio:.3g} times faster than pycocotools for the same figures."]
     limits = f"{TARGETS['seconds'] / 60:.0f} minutes and {TARGETS['peak_bytes'] / 2**30:.0f} GB"
     lines += [
-        f"Comparison and resamples read two files of detections; the target of the resamples is {limits}. The AP beside "
+        f"Comparison and resamples read two files of detections; the resamples' target is {limits}. The AP beside "
         "them is the first model's, of the resamples their mean.",
         f"The machine's load (processes ready to run) before the start was {result['load_before']:.1f}.",
     ]
