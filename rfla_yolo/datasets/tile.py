@@ -155,22 +155,21 @@ def merge_tiles(
         inputs = load_inputs(root / "annotations" / f"{split}.json", predictions)
     except ValueError as error:
         raise ValueError(f"tiles {root}, {split}: {error}") from None
-    place_of = {image["id"]: places[image["file_name"]] for image in inputs.images}
-    by_whole: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for detection in inputs.detections:
-        place = place_of[detection["image_id"]]
-        left, top = place["corner"][:2]
-        x, y, w, h = detection["bbox"]
-        moved = {"image_id": place["image_id"], "category_id": detection["category_id"]}
-        by_whole[place["image_id"]].append({**moved, "bbox": [x + left, y + top, w, h], "score": detection["score"]})
+    place_of = [places[image["file_name"]] for image in inputs.images]
+    found, category_ids = inputs.detections, [category["id"] for category in inputs.categories]
+    corners = np.array([place["corner"][:2] for place in place_of], dtype=float).reshape(-1, 2)
+    boxes, label = found.bbox.copy(), torch.from_numpy(found.label)
+    boxes[:, :2] += corners[found.image]
+    rows_of: dict[int, list[int]] = defaultdict(list)
+    for row, image in enumerate(found.image.tolist()):
+        rows_of[place_of[image]["image_id"]].append(row)
     merged = []
-    for whole in sorted(by_whole):
-        candidates = by_whole[whole]
-        boxes = torch.tensor([d["bbox"] for d in candidates], dtype=torch.float64)
-        boxes[:, 2:] += boxes[:, :2]
-        scores = torch.tensor([d["score"] for d in candidates], dtype=torch.float64)
-        classes = torch.tensor([d["category_id"] for d in candidates])
-        merged += [candidates[i] for i in batched_nms(boxes, scores, classes, iou).tolist()]
+    for whole, rows in sorted(rows_of.items()):
+        xyxy, scores = torch.from_numpy(boxes[rows]), torch.from_numpy(found.score[rows])
+        xyxy[:, 2:] += xyxy[:, :2]
+        for row in np.array(rows)[batched_nms(xyxy, scores, label[rows], iou).numpy()].tolist():
+            moved = {"image_id": whole, "category_id": category_ids[found.label[row]]}
+            merged.append({**moved, "bbox": boxes[row].tolist(), "score": float(found.score[row])})
     return merged
 
 
