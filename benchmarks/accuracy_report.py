@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def table(arms: dict[str, dict[int, dict[str, Any]]], intervals: dict[str, list[
         rows = [row for several in intervals.values() for row in several]
         lines.append(f"\n95 % intervals over {rows[0]['units']} flights and the seeds.")
         if any(row["method"] == FORMER for row in rows):
-            lines.append(f"{MARK} {former()}")
+            lines.append(f"\n{MARK} {former()}")
     return "\n".join(lines)
 
 
@@ -106,11 +107,12 @@ def former() -> str:
     """Return what to know about an interval of the former method."""
     design = json.loads((RESULTS / "coverage.json").read_text(encoding="utf-8"))["designs"][str(CLAIM)]
     new, old = design["compare"]["AP"], design["percentile"]["AP"]
-    return (
+    return textwrap.fill(
         f"The printed 95 % intervals are of the former method, a percentile bootstrap: with {CLAIM} it covers about "
-        f"{old['coverage']:.0%} (simulated, `benchmarks/results/coverage.json`), and that of `compare` is about "
-        f"{new['width'] / old['width'] - 1:.0%} wider. The detections of these runs were not kept; new runs replace "
-        "them."
+        f"{100 * old['coverage']:.0f} % (simulated, `benchmarks/results/coverage.json`), and that of `compare` is about "
+        f"{100 * (new['width'] / old['width'] - 1):.0f} % wider. The detections of these runs were not kept; new "
+        "runs replace them.",
+        width=120,
     )
 
 
