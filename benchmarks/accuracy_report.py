@@ -109,8 +109,8 @@ def former() -> str:
     new, old = design["compare"]["AP"], design["percentile"]["AP"]
     return textwrap.fill(
         f"The printed 95 % intervals are of the former method, a percentile bootstrap: with {CLAIM} it covers about "
-        f"{100 * old['coverage']:.0f} % (simulated, `benchmarks/results/coverage.json`), and that of `compare` is about "
-        f"{100 * (new['width'] / old['width'] - 1):.0f} % wider. The detections of these runs were not kept; new "
+        f"{100 * old['coverage']:.0f} % (simulated, `benchmarks/results/coverage.json`), and that of `compare` is "
+        f"about {100 * (new['width'] / old['width'] - 1):.0f} % wider. The detections of these runs were not kept; new "
         "runs replace them.",
         width=120,
     )
