@@ -15,7 +15,7 @@ def population():
 @pytest.mark.slow
 @pytest.mark.parametrize("design", [CLAIM, Design(20, True, 1), Design(200, False, 1)], ids=str)
 def test_interval_covers_95_percent(population, design):
-    found = cover(population, design, trials=300, seed=2)["compare"]
+    found = cover(population, design, trials=600, seed=2)["compare"]
     assert 0.93 <= found["AP"]["coverage"] <= 0.97
     for name, figure in found.items():
         assert 0.91 <= figure["coverage"] <= 0.99, name

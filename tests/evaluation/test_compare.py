@@ -76,7 +76,7 @@ def test_t_is_that_of_the_tables(freedom, expected):
 
 
 def literal_half_width(whole, without):
-    """The same by pseudo-values and loops: a two-way table of runs and units for each model."""
+    """The same by pseudo-values and loops, from a table of runs and units for each model."""
     units = len(without[0][0])
     pseudo = [
         [[units * value - (units - 1) * left for left in row] for value, row in zip(values, rows)]
@@ -88,17 +88,11 @@ def literal_half_width(whole, without):
     ]
     mean = sum(difference) / units
     parts = [(sum((d - mean) ** 2 for d in difference) / (units * (units - 1)), units - 1)]
-    for values, table in zip(whole, pseudo):
+    for values in whole:
         runs = len(values)
-        if runs == 1:
-            continue
-        of_run = [sum(row) / units for row in table]
-        of_unit = [sum(row[u] for row in table) / runs for u in range(units)]
-        of_all = sum(of_run) / runs
-        square = sum((table[r][u] - of_run[r] - of_unit[u] + of_all) ** 2 for r in range(runs) for u in range(units))
-        interaction = square / ((runs - 1) * (units - 1)) / units
-        scatter = sum((value - sum(values) / runs) ** 2 for value in values) / (runs - 1)
-        parts.append((max(0, scatter - interaction) / runs, runs - 1))
+        if runs > 1:
+            scatter = sum((value - sum(values) / runs) ** 2 for value in values) / (runs - 1)
+            parts.append((scatter / runs, runs - 1))
     total = sum(part for part, _ in parts)
     return _t_quantile(total**2 / sum(part**2 / freedom for part, freedom in parts)) * math.sqrt(total)
 
