@@ -14,12 +14,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
+from ultralytics import YOLO
+from ultralytics.utils.torch_utils import get_flops
 
 from benchmarks.common import ROOT, fill
 from rfla_yolo.analysis import Analysis, analyze, write_page
 from rfla_yolo.analysis.page import sweep_table
 
 PICTURES = ("sizes", "fields", "levels", "examples-4", "examples-11")
+IMGSZ = 320  # px, that of the images
 LARGEST = 48  # px; the table of docs/choose.md ends here
 
 
@@ -41,14 +44,17 @@ def main() -> None:
         for name in PICTURES:
             shutil.copy(folder / "page" / f"{name}.png", ROOT / "docs" / "images" / f"analysis-{name}.png")
         models = {
-            "without P2": analyze(data, "yolov8n.yaml", images=2000, imgsz=320, assigner="rfla", sweep=False),
-            "with P2": analyze(data, "yolov8n-p2.yaml", images=2000, imgsz=320, assigner="rfla", sweep=False),
+            "without P2": analyze(data, "yolov8n.yaml", images=2000, imgsz=IMGSZ),
+            "with P2": analyze(data, "yolov8n-p2.yaml", images=2000, imgsz=IMGSZ),
         }
     document = ROOT / "docs" / "analysis.md"
     fill(document, "verdict", "\n".join(f"> {sentence}\n>" for sentence in found.verdict).removesuffix("\n>"))
     fill(document, "sweep", markdown(*sweep_table(found.result)))
-    fill(ROOT / "docs" / "choose.md", "sides", markdown(*side_table(models)))
-    print(f"Wrote {document} and {ROOT / 'docs' / 'choose.md'}")
+    choose = ROOT / "docs" / "choose.md"
+    fill(choose, "sides", markdown(*side_table(models)))
+    fill(choose, "costs", markdown(*cost_table()))
+    fill(choose, "imgsz", markdown(*imgsz_table(models)))
+    print(f"Wrote {document} and {choose}")
 
 
 def side_table(models: dict[str, Analysis]) -> tuple[list[str], list[list[str]]]:
@@ -68,6 +74,39 @@ def side_table(models: dict[str, Analysis]) -> tuple[list[str], list[list[str]]]
                     *(f"{row['reach']:.2f}" for row in bins),
                 ]
             )
+    return head, rows
+
+
+def gflops(name: str, imgsz: float) -> float:
+    """Return the GFLOPs of a model YAML for a square image."""
+    return float(get_flops(YOLO(f"{name}.yaml").model, round(imgsz)))
+
+
+def cost_table() -> tuple[list[str], list[list[str]]]:
+    """Return what P2 costs at 640 px."""
+    rows = []
+    for name in ("yolov8n", "yolov8s", "yolov8m"):
+        without, with_p2 = gflops(name, 640), gflops(f"{name}-p2", 640)
+        rows.append([name, f"{without:.1f}", f"{with_p2:.1f}", f"{with_p2 / without:.2f}"])
+    return ["model", "GFLOPs at 640 px", "with P2", "ratio"], rows
+
+
+def imgsz_table(models: dict[str, Analysis]) -> tuple[list[str], list[list[str]]]:
+    """Return what P2 and a larger image do for RFLA, from the rows of the sweeps, TAL at its best beside it."""
+    base = gflops("yolov8n", IMGSZ)
+    rows = []
+    for name, found in zip(("yolov8n", "yolov8n-p2"), models.values()):
+        for row in found.result["sweep"]:
+            if row["name"] != "as set" and row["kind"] != "imgsz":
+                continue
+            sizes = row["sizes"]
+            cells = [name if row["zoom"] == 1 else f"{name}, {row['name']}"]
+            cells += [f"{100 * sizes['all']['untrainable'] / sizes['all']['objects']:.1f} %"]
+            tal = found.result["assigners"]["tal"]["plain"]["sizes"]["all"]
+            cells += [f"{100 * tal['untrainable'] / tal['objects']:.1f} %" if row["zoom"] == 1 else ""]
+            cells += [f"{sizes['vt']['reach']:.2f}", f"{gflops(name, IMGSZ * row['zoom']) / base:.1f}"]
+            rows.append(cells)
+    head = ["", "untrainable", "untrainable, TAL at its best", "IoU that positives below 8 px reach", "cost, FLOPs"]
     return head, rows
 
 
