@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from .parser import Parser, add_areas
 
@@ -21,7 +22,8 @@ def run(argv: Sequence[str]) -> None:
     add_areas(parser)
     args = parser.parse(argv)
     out = args.pop("out")
-    first, second = (sorted(glob.glob(side)) or [side] for side in (args.pop("first"), args.pop("second")))
+    sides = (args.pop("first"), args.pop("second"))
+    first, second = ([side] if Path(side).is_file() else sorted(glob.glob(side)) or [side] for side in sides)
     from .. import evaluation
 
     result = evaluation.compare(first, second, **args)

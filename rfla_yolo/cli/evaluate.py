@@ -29,7 +29,7 @@ def run(argv: Sequence[str]) -> None:
     result = evaluation.evaluate(args["annotations"], args["predictions"], areas=args["areas"])
     print(result.table())
     if out:
-        named = {image["id"]: Path(images, image.get("file_name", "")) for image in result.images} if images else {}
+        named = {image["id"]: Path(images, image.get("file_name") or "") for image in result.images} if images else {}
         files = {i: file for i, file in named.items() if file.is_file()}
         if named and not files:
             print(f"{images} holds none of the {len(named)} images: the page shows none", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..config import RFLAConfig
-from .parser import make_parser, take_weights
+from .parser import fail, make_parser, take_weights
 
 
 def run(argv: Sequence[str]) -> None:
@@ -15,4 +15,7 @@ def run(argv: Sequence[str]) -> None:
     RFLAConfig.take_from(args)  # accepted everywhere, of no effect here
     from ..engine import export_model
 
-    print(f"Wrote {export_model(weights, **args)}")
+    try:
+        print(f"Wrote {export_model(weights, **args)}")
+    except AssertionError as error:  # Ultralytics' word for an argument that the format does not take
+        fail(str(error))

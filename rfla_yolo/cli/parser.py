@@ -48,16 +48,26 @@ class Parser(argparse.ArgumentParser):
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
         """Return what was given on the command line, by argument name."""
         known = [name[2:].replace("-", "_") for name in self._option_string_actions if name.startswith("--")]
+        positional = any(not action.option_strings for action in self._actions)
         words: list[str] = []
-        for i, word in enumerate(argv):
+        closed, switch = True, False  # no flag is open for values; one is that may be followed by a switch
+        for i, word in enumerate(argv := _join_equals(argv)):
             pair = re.match(r"(?:--)?([A-Za-z][\w-]*)=(.*)", word, re.DOTALL)
-            if pair and (word.startswith("--") or not (i and self._needs_value(argv[i - 1]))):
+            value = i > 0 and self._needs_value(argv[i - 1])
+            if pair and (word.startswith("--") or not value):
                 words += [self._flag(pair[1], known), pair[2]]
+                closed = self._option_string_actions[words[-2]].nargs != "+"
             elif re.match(r"--no[-_]\w", word) and word[5:].replace("-", "_") in known:
                 words += [self._flag(word[5:], known), "False"]
+                closed = True
             elif re.match(r"--[A-Za-z]", word):
                 words.append(self._flag(word[2:], known))
-            elif i == 0 and not word.startswith("-") and all(action.option_strings for action in self._actions):
+                action = self._option_string_actions[words[-1]]
+                closed, switch = False, self._is_switch(words[-1]) or getattr(action, "several", False)
+            elif not value and (closed or switch) and self._is_switch(f"--{word}"):
+                words += [self._flag(word, known), "True"]  # "rect" alone, as Ultralytics' own command takes it
+                closed = True
+            elif closed and not positional and word not in {"-h", "--help"}:
                 fail(f"expected --name value or name=value, found {word!r}")
             else:
                 words.append(word)
@@ -68,16 +78,23 @@ class Parser(argparse.ArgumentParser):
             args = {**given, **args}
         for action in self._actions:
             path = args.get(action.dest)
-            if action.dest in {"project", "out"} and path is not None:
-                check_folder(action.dest, path)
-            elif action.metavar == "FILE" and path is not None:
+            if action.metavar == "FILE" and path is not None:
                 check_folder(action.dest, Path(path).parent)
+                if Path(path).is_dir():
+                    fail(f"--{action.dest} must be a file, but {path} is a folder")
+            elif action.dest in {"project", "out"} and path is not None:
+                check_folder(action.dest, path)
         return args
 
     def _needs_value(self, word: str) -> bool:
         """Return whether the next word is this one's value, even if it looks like name=value."""
         action = self._option_string_actions.get(word.replace("_", "-"))
-        return action is not None and action.nargs not in {0, "?"} and not getattr(action, "bare", False)
+        return action is not None and action.nargs != 0 and not self._is_switch(word)
+
+    def _is_switch(self, word: str) -> bool:
+        """Return whether a flag may stand without a value, for True."""
+        action = self._option_string_actions.get(word.replace("_", "-"))
+        return action is not None and (action.nargs == "?" or getattr(action, "bare", False))
 
     def _flag(self, name: str, known: Sequence[str]) -> str:
         """Return the option of that name, written with dashes or underscores."""
@@ -90,6 +107,18 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with one line instead of the usage."""
         fail(f"{message}; see {self.prog} --help")
+
+
+def _join_equals(argv: Sequence[str]) -> list[str]:
+    """Join name, = and value where they stand apart, as Ultralytics' own command does."""
+    text: list[str] = []
+    for word in argv:
+        begun = text and re.fullmatch(r"[A-Za-z][\w-]*=", text[-1]) and "=" not in word
+        if begun or (text and word.startswith("=") and re.fullmatch(r"[A-Za-z][\w-]*", text[-1])):
+            text[-1] += word
+        else:
+            text.append(word)
+    return text
 
 
 def make_parser(command: str, description: str | None, several: Collection[str] = ()) -> Parser:
@@ -130,7 +159,7 @@ class _Store(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         from ultralytics.cfg import smart_value
 
-        if not values and not self.bare:
+        if "" in values or (not values and not self.bare):
             fail(f"{option_string} needs a value")
         if len(values) > 1 and not self.several:
             fail(f"{option_string} takes one value, found {' '.join(values)!r}; put quotes around a value with spaces")

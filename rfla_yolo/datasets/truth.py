@@ -44,7 +44,9 @@ def match_images(coco: Mapping[str, Any], files: Iterable[F], where: str) -> dic
 
 
 def match_categories(coco: Mapping[str, Any], names: Mapping[int, str], where: str) -> dict[int, int]:
-    """Find the COCO category of every class, by its name or, failing that, by order.
+    """Find the COCO category of every class, by its name or, where none of the names agrees, by order.
+
+    Upper and lower case are alike. Names that occur twice can only be matched by order, and only if all agree.
 
     Args:
         coco: COCO ground truth.
@@ -55,11 +57,15 @@ def match_categories(coco: Mapping[str, Any], names: Mapping[int, str], where: s
         Category ids by class.
 
     Raises:
-        ValueError: If neither names nor numbers agree.
+        ValueError: If some of the names agree and others do not, or neither names nor numbers agree.
     """
-    ids = {category["name"]: category["id"] for category in coco["categories"]}
-    if set(names.values()) <= set(ids):
-        return {i: ids[name] for i, name in names.items()}
-    if len(names) == len(ids):
-        return dict(zip(sorted(names), sorted(ids.values())))
-    raise ValueError(f"{where}: categories {sorted(ids)} are not the classes {list(names.values())}")
+    categories = sorted(coco["categories"], key=lambda category: category["id"])
+    theirs = [str(category.get("name", category["id"])).casefold() for category in categories]
+    ours = [str(names[i]).casefold() for i in sorted(names)]
+    unique = len(set(ours)) == len(ours) and len(set(theirs)) == len(theirs)
+    if unique and set(ours) <= set(theirs):
+        return {i: categories[theirs.index(str(names[i]).casefold())]["id"] for i in names}
+    if ours == theirs or (len(ours) == len(theirs) and not set(ours) & set(theirs)):
+        return {i: category["id"] for i, category in zip(sorted(names), categories)}
+    found = [category.get("name") for category in categories]
+    raise ValueError(f"{where}: categories {found} are not the classes {list(names.values())}")

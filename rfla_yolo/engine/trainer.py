@@ -85,6 +85,8 @@ class RFLATrainer(DetectionTrainer):
         args = copy(self.args)
         validator = RFLAValidator(self.test_loader, save_dir=self.save_dir, args=args, _callbacks=self.callbacks)
         validator.rfla = self.rfla
+        if RANK in {-1, 0}:
+            validator.load_annotations(self.data)
         return validator
 
     def set_class_weights(self) -> None:

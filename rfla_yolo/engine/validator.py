@@ -21,7 +21,7 @@ from ..datasets.truth import match_categories, match_images
 from ..evaluation import TABLE, Evaluation, percent, write_page
 from ..evaluation.boxes import Detections, Objects
 from ..evaluation.coco import evaluate_inputs
-from ..evaluation.inputs import Inputs, load_inputs
+from ..evaluation.inputs import Inputs, load_inputs, read_json, uniquely_named
 from .data import build_checked, check_dataset, find_annotations
 
 MAX_DET = 3000  # detections an image; Ultralytics' 300 cuts dense images, RFLA's configs keep 3000
@@ -96,7 +96,8 @@ class RFLAValidator(DetectionValidator):
         stats = super().get_stats()
         self._warn_of_cuts()
         if self._truth is None:
-            self._truth = self._load_truth()
+            self._truth = self._truth_from_labels()
+            _write_annotations(self.save_dir / "annotations.json", self._truth)
         inputs = self._inputs(self._truth)  # takes the detections out of jdict
         self.evaluation = self.metrics.evaluation = evaluation = evaluate_inputs(inputs, details=not self.training)
         if not self.training:
@@ -138,10 +139,12 @@ class RFLAValidator(DetectionValidator):
         self._print_row("all", self.seen, metrics.nt_per_class.sum(), metrics.mean_results(), figures.metrics)
         if not self.args.verbose or self.nc < 2:
             return
+        assert self._truth is not None
         for i, c in enumerate(metrics.ap_class_index):
-            name = self.names[c]
             counts = metrics.nt_per_image[c], metrics.nt_per_class[c]
-            self._print_row(name, *counts, metrics.class_result(i), figures.per_class.get(name, {}))
+            place = self._truth.labels[c]
+            found = figures.per_class[self._truth.categories[place]["name"]] if place >= 0 else {}
+            self._print_row(self.names[c], *counts, metrics.class_result(i), found)
 
     @staticmethod
     def _print_row(name: str, images: int, instances: int, results: Any, figures: dict[str, float | None]) -> None:
@@ -178,24 +181,36 @@ class RFLAValidator(DetectionValidator):
         bbox[:, 2:] = bbox[:, 2:].clip(0)  # a head that learns distances with a sign may turn a box inside out
         return Inputs(truth.images, truth.categories, truth.objects, Detections(image, label, bbox, score))
 
-    def _load_truth(self) -> _Truth:
-        """Read the COCO file that the data YAML names for the split, or make ground truth from the labels."""
-        path = find_annotations(self.data, self.args.split or "val")
-        if path and not self.args.single_cls and self.args.classes is None:
-            return self._truth_from_file(path)
-        truth = self._truth_from_labels()
-        _write_annotations(self.save_dir / "annotations.json", truth)
-        return truth
+    def load_annotations(self, data: dict[str, Any]) -> None:
+        """Read the COCO ground truth that the data YAML names for the split, if it does, before any work.
 
-    def _truth_from_file(self, path: Path) -> _Truth:
+        Args:
+            data: What Ultralytics has read of the dataset's YAML.
+
+        Raises:
+            ValueError: If it is no such file, or does not hold the dataset's images and classes.
+        """
+        path = find_annotations(data, self.args.split or "val")
+        if path and not self.args.single_cls and self.args.classes is None:
+            names = {int(i): str(name) for i, name in data["names"].items()}
+            self._truth = self._truth_from_file(path, self.dataloader.dataset.im_files, names)
+
+    def init_metrics(self, model: Any) -> None:
+        """Set up Ultralytics' metrics, and read the ground truth unless training has done so."""
+        super().init_metrics(model)
+        if not self.training:
+            self.load_annotations(self.data)
+
+    @staticmethod
+    def _truth_from_file(path: Path, im_files: list[str], names: dict[int, str]) -> _Truth:
         """Match the images of a COCO file by name, and its categories by name or, failing that, by order."""
-        coco = json.loads(path.read_text(encoding="utf-8"))
-        images = match_images(coco, [im_file for im_file, *_ in self.jdict], f"annotations {path}")
+        coco = read_json(path, "annotations")
+        load_inputs(coco, None)  # says what is wrong with the file, if anything
+        images = match_images(coco, im_files, f"annotations {path}")
         image_ids = {im_file: image["id"] for im_file, image in images.items()}
         if len(image_ids) < len(coco["images"]):
             missing = len(coco["images"]) - len(image_ids)
             LOGGER.warning(f"annotations {path}: {missing} of {len(coco['images'])} images are not in the dataset")
-        names = {int(i): name for i, name in self.names.items()}
         categories = match_categories(coco, names, f"annotations {path}")
         inputs = load_inputs(coco, None, image_ids.values())
         place = {image["id"]: i for i, image in enumerate(inputs.images)}
@@ -222,7 +237,7 @@ class RFLAValidator(DetectionValidator):
             images.append(file)
         image, label, bbox = (np.concatenate(column) for column in zip(*columns))
         names = {0: "item"} if self.args.single_cls else {int(i): str(n) for i, n in self.names.items()}
-        categories = [{"id": i + 1, "name": name} for i, name in names.items()]
+        categories = uniquely_named([{"id": i + 1, "name": name} for i, name in names.items()])
         objects = Objects(image, label, bbox, bbox[:, 2] * bbox[:, 3], np.zeros(len(image), dtype=bool))
         return _Truth(images, categories, objects, places, np.arange(len(names), dtype=np.int32))
 

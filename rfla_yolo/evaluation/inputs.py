@@ -59,8 +59,8 @@ def load_inputs(
         FileNotFoundError: If a path does not exist.
         ValueError: If something cannot be evaluated; names the file and the entry.
     """
-    truth, truth_name = _read(annotations, "annotations"), _name(annotations, "annotations")
-    found = [] if predictions is None else _read(predictions, "predictions")
+    truth, truth_name = read_json(annotations, "annotations"), _name(annotations, "annotations")
+    found = [] if predictions is None else read_json(predictions, "predictions")
     found_name = _name(predictions, "predictions")
     parts = ("images", "annotations", "categories")
     if not isinstance(truth, Mapping) or not all(_is_list(truth.get(part)) for part in parts):
@@ -73,7 +73,7 @@ def load_inputs(
     objects = _checked_objects(truth["annotations"], images, categories, truth_name)
     found = _checked_detections(found, images, categories, found_name)
     kept = images.ids.keys() if image_ids is None else {images.find(key, "image_ids") for key in image_ids}
-    things = [image for image in images.entries if image["id"] in kept], _uniquely_named(categories.entries)
+    things = [image for image in images.entries if image["id"] in kept], uniquely_named(categories.entries)
     return Inputs(
         *things,
         objects=Objects.from_coco([obj for obj in objects if obj["image_id"] in kept], *things),
@@ -221,7 +221,7 @@ def _check_unique(ids: list[Any], where: str) -> None:
         raise ValueError(f"{where}: id {repeated!r} occurs {count} times, expected once")
 
 
-def _uniquely_named(categories: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def uniquely_named(categories: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add its id to the name of every category that shares it with another, "ship (3)": figures are kept by name."""
     for category in categories:
         category["name"] = str(category.get("name", category["id"]))
@@ -232,7 +232,7 @@ def _uniquely_named(categories: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return categories
 
 
-def _read(source: Any, what: str) -> Any:
+def read_json(source: Any, what: str) -> Any:
     """Return the content of a JSON file, with or without a byte order mark, or what is loaded already."""
     if not isinstance(source, (str, Path)):
         return source

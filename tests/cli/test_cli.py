@@ -66,6 +66,13 @@ def test_every_argument_and_setting_is_a_flag(command, capsys):
         (["--no-amp", "--no_val", "plots=False"], {"amp": False, "val": False, "plots": False}),
         (["--data", "my set.yaml"], {"data": "my set.yaml"}),
         (["--half"], {"half": True}),
+        (["classes=0", "rect"], {"classes": 0, "rect": True}),
+        (["imgsz=64", "half", "rect", "epochs=2"], {"imgsz": 64, "half": True, "rect": True, "epochs": 2}),
+        (["resume", "model=last.pt"], {"resume": True, "model": "last.pt"}),
+        (["--classes", "0", "1", "single_cls"], {"classes": [0, 1], "single_cls": True}),
+        (["--exist-ok", "rect"], {"exist_ok": True, "rect": True}),
+        (["--name", "val"], {"name": "val"}),
+        (["data", "=", "my.yaml", "imgsz=", "64", "epochs", "=3"], {"data": "my.yaml", "imgsz": 64, "epochs": 3}),
     ],
 )
 def test_values(words, expected):
@@ -84,6 +91,10 @@ def test_values(words, expected):
         (["--data", "['a.yaml','b.yaml']", "--model", "yolov8n-p2.yaml"], "error: data must be one dataset YAML, not"),
         (["--name", "my", "run"], "error: --name takes one value, found 'my run'; put quotes around"),
         (["--data"], "error: --data needs a value"),
+        (["imgsz=", "epochs=3"], "error: --imgsz needs a value"),
+        (["name=c", "d"], "error: expected --name value or name=value, found 'd'"),
+        (["topk=3", "1"], "error: expected --name value or name=value, found '1'"),
+        (["--data", "my", "val"], "error: --data takes one value, found 'my val'; put quotes around"),
         (["--name"], "error: --name needs a value"),
         (["--epochs", "--data", "demo.yaml"], "error: --epochs needs a value"),
         (["--resume", "--model", "yolov8n-p2.yaml"], "error: resume: yolov8n-p2.yaml is no checkpoint; give"),
@@ -199,6 +210,14 @@ class TestEvaluation:
         files = ["--annotations", f"{self.golden}/single_gt.json", "--predictions", f"{self.golden}/single_dt.json"]
         cli.main(["evaluate", *files, "--out", str(tmp_path / "report"), "--images", str(tmp_path)])
         assert "holds none of the 20 images" in capsys.readouterr().err
+
+    def test_a_file_goes_before_a_pattern(self, tmp_path, capsys):
+        (tmp_path / "r[1]").mkdir()
+        for name, found in (("r[1]/p.json", "single_dt.json"), ("r1.json", "sparse_dt.json")):
+            shutil.copy(self.golden / found, tmp_path / name)
+        pair = [str(tmp_path / "r[1]" / "p.json"), str(self.golden / "single_dt.json")]
+        cli.main(["compare", *pair, "--annotations", f"{self.golden}/single_gt.json"])
+        assert re.search(r"AP +(\d+\.\d+) +\1 +0\.00", capsys.readouterr().out)
 
     def test_missing_file(self, capsys):
         words = ["evaluate", "--annotations", "no.json", "--predictions", "no.json"]

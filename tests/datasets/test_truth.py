@@ -44,3 +44,20 @@ def test_categories_by_name_or_else_by_order():
     assert match_categories(truth, {0: "avion", 1: "bateau"}, "truth") == {0: 4, 1: 9}
     with pytest.raises(ValueError, match=r"truth: categories \['plane', 'ship'\] are not the classes \['car'\]"):
         match_categories(truth, {0: "car"}, "truth")
+
+
+def test_categories_of_one_name_are_told_by_order_alone():
+    truth = {"categories": [{"id": 7, "name": "ship"}, {"id": 3, "name": "ship"}, {"id": 9, "name": "plane"}]}
+    assert match_categories(truth, {0: "ship", 1: "ship", 2: "Plane"}, "truth") == {0: 3, 1: 7, 2: 9}
+    with pytest.raises(ValueError, match="are not the classes"):
+        match_categories(truth, {0: "plane", 1: "ship", 2: "ship"}, "truth")
+    with pytest.raises(ValueError, match="are not the classes"):
+        match_categories(truth, {0: "ship"}, "truth")
+
+
+def test_names_that_agree_in_part_are_no_order():
+    """By order, b would be A: a swap of all classes for one letter of case, or of two for one misspelled."""
+    truth = {"categories": [{"id": 1, "name": "b"}, {"id": 2, "name": "a"}]}
+    assert match_categories(truth, {0: "A", 1: "b"}, "truth") == {0: 2, 1: 1}
+    with pytest.raises(ValueError, match=r"categories \['b', 'a'\] are not the classes \['aa', 'b'\]"):
+        match_categories(truth, {0: "aa", 1: "b"}, "truth")

@@ -100,6 +100,54 @@ def test_image_missing_from_the_annotations_is_named(validate, trained, tmp_path
         validate(data=str(named))
 
 
+def test_classes_of_one_name_keep_their_figures(trained, validate, tmp_path):
+    metrics, folder = validate()
+    model = RFLAYOLO(trained / "weights" / "best.pt")
+    model.model.names = {0: "ship", 1: "ship"}
+    data = str(trained.parent / "set" / "set.yaml")
+    alike = model.val(data=data, imgsz=64, plots=False, project=str(tmp_path), name="alike").evaluation
+    assert alike.metrics == metrics.evaluation.metrics and alike.by_size == metrics.evaluation.by_size
+    assert list(alike.per_class) == ["ship (1)", "ship (2)"]
+    truth = read(folder / "annotations.json")
+    truth["categories"] = [{"id": i, "name": "ship"} for i in (1, 2)]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    named = trained.parent / "set" / "ships.yaml"
+    source = (trained.parent / "set" / "set.yaml").read_text()
+    source = source.replace("bright", "ship").replace("dark", "ship")
+    named.write_text(source + f"annotations: {{val: {tmp_path / 'truth.json'}}}\n")
+    other = RFLAYOLO(trained / "weights" / "best.pt")
+    other.model.names = {0: "ship", 1: "ship"}
+    from_file = other.val(data=str(named), imgsz=64, plots=False, project=str(tmp_path), name="file").evaluation
+    assert from_file.metrics == metrics.evaluation.metrics
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"truth\.json: no JSON"),
+        (json.dumps({"images": [], "annotations": [], "categories": []}), "0 entries for image .*, expected 1"),
+    ],
+)
+def test_annotations_that_cannot_be_used_stop_a_training_before_it_begins(tiny_set, tmp_path, content, message):
+    (tmp_path / "truth.json").write_text(content)
+    tiny_set.write_text(tiny_set.read_text() + f"annotations: {{val: {tmp_path / 'truth.json'}}}\n")
+    begun = []
+    model = RFLAYOLO("yolov8n-p2.yaml")
+    model.add_callback("on_train_epoch_start", begun.append)
+    with pytest.raises(ValueError, match=message):
+        model.train(data=str(tiny_set), project=str(tmp_path), **QUICK)
+    assert not begun
+
+
+def test_annotations_with_a_byte_order_mark(validate, trained, tmp_path):
+    metrics, folder = validate()
+    (tmp_path / "truth.json").write_text((folder / "annotations.json").read_text(), encoding="utf-8-sig")
+    named = trained.parent / "set" / "bom.yaml"
+    source = (trained.parent / "set" / "set.yaml").read_text()
+    named.write_text(source + f"annotations: {{val: {tmp_path / 'truth.json'}}}\n")
+    assert validate(data=str(named), name="bom")[0].evaluation.metrics == metrics.evaluation.metrics
+
+
 def test_suppression_has_no_time_limit(validate, monkeypatch):
     limits = []
     original = nms.non_max_suppression
