@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ IMAGE_SUFFIXES = (
     *(".webp", ".jp2", ".mpo", ".avif", ".heic", ".heif", ".dng"),
 )
 FORMATS = {suffix[1:].upper() for suffix in IMAGE_SUFFIXES} | {"JPEG2000"}
+DEEP_SUFFIXES = (".png", ".tif", ".tiff", ".jp2", ".avif", ".dng")  # of these, files may hold more than 8 bits a value
 SHORTEST = 10  # px; Ultralytics leaves out images with a shorter side
 TRAINED_PIXELS = 178_956_970  # of an image; training leaves larger ones out as a possible attack, as Pillow does
 ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -84,6 +86,17 @@ def check_depth(path: Path) -> None:
             raise ValueError(too_deep(path, depth))
 
 
+def explain_depth(path: Path) -> str:
+    """Return in words that 8 bits do not hold the values of an image, by its header, or an empty string.
+
+    Whatever else is wrong with it, other checks say.
+    """
+    with suppress(OSError, ValueError), open_image(path) as image:
+        if depth := image_depth(image):
+            return too_deep(path, depth)
+    return ""
+
+
 def image_depth(image: ImageFile.ImageFile) -> str:
     """Return the type of the values of an opened image where 8 bits do not hold them, else an empty string."""
     if image.mode in WIDE_MODES or image.mode.startswith("I;16"):
@@ -95,7 +108,26 @@ def image_depth(image: ImageFile.ImageFile) -> str:
         return "uint16"
     if image.format == "PPM" and any(isinstance(a, int) and a > 255 for a in stored):
         return "uint16"
-    return ""
+    bits = _coded_bits(image)
+    return f"{bits}-bit" if bits > 8 else ""
+
+
+def _coded_bits(image: ImageFile.ImageFile) -> int:
+    """Return the bits of a value as the file's own header has them, where Pillow does not say."""
+    if image.format == "TIFF":  # colours in planes of 16 bits
+        tags: Any = getattr(image, "tag_v2", {})
+        return max(tags.get(258, (8,)))  # BitsPerSample
+    if image.format not in ("JPEG2000", "AVIF"):
+        return 8
+    with open(image.filename, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if image.format == "AVIF":
+            found = content.find(b"av1C\x81")  # AV1's configuration, 1 byte of profile, 1 byte of flags
+            flags = content[found + 6] if found >= 0 else 0
+            return 8 + 2 * bool(flags & 0x40) + 2 * bool(flags & 0x20)  # high_bitdepth, twelve_bit
+        found = content.find(b"\xff\x4f\xff\x51")  # the codestream's first two markers, SOC and SIZ
+        channels = int.from_bytes(content[found + 40 : found + 42], "big") if found >= 0 else 0
+        depths = content[found + 42 : found + 42 + 3 * channels : 3]  # Ssiz: a bit for signed, then bits less one
+        return max((depth & 0x7F for depth in depths), default=7) + 1
 
 
 def explain_image(path: Path) -> str:

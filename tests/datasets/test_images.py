@@ -93,6 +93,44 @@ def test_floats_are_refused_by_file_and_type(tmp_path, channels):
             read(tmp_path / "f.tif")
 
 
+def planar_tiff(bits: int, width: int = 60, height: int = 40) -> bytes:
+    """A TIFF of three colours, each in a plane of its own."""
+    plane = bytes(width * height * bits // 8)
+    arrays = (
+        struct.pack("<3H", bits, bits, bits),
+        *[struct.pack("<3I", *numbers) for numbers in ([8 + i * len(plane) for i in range(3)], [len(plane)] * 3)],
+    )
+    places = [8 + 3 * len(plane) + sum(map(len, arrays[:i])) for i in range(4)]
+    tags = [
+        *((256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, places[0]), (259, 3, 1, 1), (262, 3, 1, 2)),
+        *((273, 4, 3, places[1]), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 3, places[2]), (284, 3, 1, 2)),
+    ]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    header = b"II*\0" + struct.pack("<I", places[3])
+    return header + 3 * plane + b"".join(arrays) + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def write_coded(path, bits: int) -> None:
+    """Write an image of three colours with so many bits a value."""
+    wide = (np.random.default_rng(0).integers(0, 2**bits, (40, 60, 3))).astype(np.uint8 if bits == 8 else np.uint16)
+    if path.suffix == ".tif":
+        path.write_bytes(planar_tiff(bits))
+    else:
+        assert cv2.imwrite(str(path), wide, [cv2.IMWRITE_AVIF_DEPTH, bits] if path.suffix == ".avif" else [])
+
+
+@pytest.mark.parametrize(("name", "bits"), [("planar.tif", 16), ("c.jp2", 16), ("c.avif", 10), ("c.avif", 12)])
+def test_more_than_8_bits_that_pillow_does_not_tell(tmp_path, name, bits):
+    write_coded(tmp_path / name, bits)
+    for read in (check_depth, read_image):
+        with pytest.raises(ValueError, match=rf"{name}: holds {bits}-bit values"):
+            read(tmp_path / name)
+    assert f"holds {bits}-bit values" in explain_image(tmp_path / name)
+    write_coded(tmp_path / name, 8)
+    check_depth(tmp_path / name)
+    assert explain_image(tmp_path / name) == "" and read_image(tmp_path / name).shape == (40, 60, 3)
+
+
 def test_above_the_limit_of_pillow(tmp_path):
     width, height = 20_000, 9_000  # 180 million px; Pillow's limit is 178,956,970
     (tmp_path / "big.png").write_bytes(grey_png(width, height))
