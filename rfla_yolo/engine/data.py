@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
-from ultralytics.utils import LOGGER, YAML
+from ultralytics.utils import LOGGER, NUM_THREADS, YAML
 
 from ..config import resource_dir
 from ..datasets import explain_label_file
-from ..datasets.images import TRAINED_PIXELS, explain_image
+from ..datasets.images import DEEP_SUFFIXES, TRAINED_PIXELS, explain_depth, explain_image
 
 LISTED = 10  # bad files named in one message
 
@@ -102,20 +103,23 @@ def find_annotations(info: Mapping[str, Any], split: str) -> Path | None:
 def build_checked(
     build: Callable[[], YOLODataset], images: str | list[str], data: dict[str, Any], args: Any, skip_bad_labels: bool
 ) -> YOLODataset:
-    """Let Ultralytics build a dataset; fail where it has dropped images because of their labels, and say why.
+    """Let Ultralytics build a dataset; fail where it cannot use images or their labels as they are, and say why.
+
+    These are images that it has dropped, and those of more than 8 bits a value, which it would cut to the upper 8.
 
     Args:
         build: Builds the dataset.
         images: Folders of images or lists of them, that the dataset is built from.
         data: What Ultralytics has read of the dataset's YAML.
         args: Ultralytics' arguments.
-        skip_bad_labels: Warn of dropped images instead, and go on without them.
+        skip_bad_labels: Warn instead, and go on as Ultralytics does: without dropped images, with cut ones.
 
     Returns:
         The dataset.
 
     Raises:
-        ValueError: If images were dropped, lists files, lines and values; where none is left in any case.
+        ValueError: If images were dropped, lists files, lines and values; where none is left in any case. If images
+            hold more than 8 bits a value, lists them.
     """
     num_classes = 1 if args.single_cls else len(data["names"])
     try:
@@ -125,18 +129,30 @@ def build_checked(
             raise
         dropped = [image for image in _find_images(images) if f"{image}: " in str(error)]
         raise ValueError(f"{_explain(dropped, num_classes)}\nNo other image is left in {images}") from None
-    if len(dataset.im_files) == len(dataset.label_files):
-        return dataset
-    state = random.getstate()  # listing the files samples some to time them: the augmentation must not notice
-    listed = dataset.get_img_files(dataset.img_path)
-    random.setstate(state)
-    kept = set(dataset.im_files)
-    dropped = [file for file in listed if file not in kept]
-    message = _explain(dropped, num_classes)
-    if not skip_bad_labels:
-        raise ValueError(f"{message}\nMend them, or go on without these images by --skip-bad-labels")
-    LOGGER.warning(message)
+    problems = []
+    if len(dataset.im_files) != len(dataset.label_files):
+        state = random.getstate()  # listing the files samples some to time them: the augmentation must not notice
+        listed = dataset.get_img_files(dataset.img_path)
+        random.setstate(state)
+        kept = set(dataset.im_files)
+        dropped = [file for file in listed if file not in kept]
+        problems.append((_explain(dropped, num_classes), "without these images"))
+    if deep := _find_deep(dataset.im_files):
+        message = f"{len(deep)} images of more than 8 bits a value, of which training sees the upper 8 alone:"
+        problems.append((f"{message}\n  {_first(deep, len(deep))}", "with what is left of them"))
+    if problems and not skip_bad_labels:
+        remedy = "Mend them, or go on {} by --skip-bad-labels"
+        raise ValueError("\n".join(f"{message}\n{remedy.format(how)}" for message, how in problems))
+    for message, _ in problems:
+        LOGGER.warning(message)
     return dataset
+
+
+def _find_deep(images: Sequence[str]) -> list[str]:
+    """Say of images that they hold more than 8 bits a value; some 30 us an image, of other suffixes nothing."""
+    paths = [Path(image) for image in images if image.lower().endswith(DEEP_SUFFIXES)]
+    with ThreadPool(NUM_THREADS) as pool:  # a disk far away answers many at once
+        return [words for words in pool.map(explain_depth, paths) if words]
 
 
 def _find_images(sources: str | list[str]) -> list[str]:
@@ -161,6 +177,10 @@ def _explain(images: list[str], num_classes: int) -> str:
         else:
             unknown = f"{image}: is damaged, or above {TRAINED_PIXELS:,} px and to be cut by 'rfla-yolo data tile'"
             lines.append(explain_label_file(Path(label), num_classes) or explain_image(Path(image)) or unknown)
-    if len(images) > LISTED:
-        lines.append(f"... and {len(images) - LISTED} more")
-    return f"{len(images)} images cannot be used because of bad labels or files:\n  " + "\n  ".join(lines)
+    return f"{len(images)} images cannot be used because of bad labels or files:\n  {_first(lines, len(images))}"
+
+
+def _first(lines: Sequence[str], total: int) -> str:
+    """Return the first of so many lines, and how many more there are."""
+    more = [f"... and {total - LISTED} more"] if total > LISTED else []
+    return "\n  ".join([*lines[:LISTED], *more])
