@@ -291,7 +291,8 @@ def _write_tiles(folder: Path, tiles: Sequence[_Tile]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     missing: dict[Path, list[_Tile]] = defaultdict(list)
     for tile in tiles:
-        if not (folder / tile.record.name).exists():
+        target = folder / tile.record.name
+        if not target.exists() or not target.stat().st_size:  # empty: what a full disk or a crash of the machine leaves
             missing[tile.record.image].append(tile)
     for source, parts in progress(missing.items(), len(missing), f"images of {folder.name}"):
         image = read_image(source)

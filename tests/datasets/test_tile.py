@@ -185,6 +185,25 @@ def test_ignored_regions_reach_tiles_and_whole_images(visdrone, tmp_path):
     assert report["train"]["empty_tiles_left_out"] == 1  # a tile with nothing but a region has no objects
 
 
+def test_ignored_regions_are_cut_whatever_is_left_of_them(tmp_path):
+    """An eighth of a region and of a ship, both from 55 to 95, is in the first tile."""
+    pair = add(tmp_path, "a.png", 0, [(0, 10, 10, 20, 20), (0, 55, 30, 95, 40)])
+    objects = [[10, 10, 10, 10], [55, 30, 40, 10], [55, 10, 40, 10]]
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 60}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": int(i == 3)}
+            for i, box in enumerate(objects, start=1)
+        ],
+        "categories": [{"id": 1, "name": "ship"}, {"id": 2, "name": "plane"}],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(coco))
+    cut([pair], tmp_path / "out", annotations={"val": tmp_path / "val.json"})
+    tiles = json.loads((tmp_path / "out/annotations/val.json").read_text())
+    first = [(a["bbox"], a["iscrowd"]) for a in tiles["annotations"] if a["image_id"] == 1]
+    assert first == [([10, 10, 10, 10], 0), ([55, 10, 5, 10], 1)]  # not the ship, of which as much is left
+
+
 def test_ignored_objects_that_cannot_be_placed_are_named(visdrone, tmp_path):
     pairs = [(visdrone / "images/val/1.jpg", visdrone / "labels/val/1.txt")]
     names = [c["name"] for c in json.loads((visdrone / "annotations/val.json").read_text())["categories"]]
@@ -305,6 +324,13 @@ class TestSecondRun:
         shutil.rmtree(tmp_path / "out")
         cut(first, tmp_path / "out")
         assert content(tmp_path / "out") == again
+
+    def test_a_tile_without_a_byte(self, tmp_path, first):
+        """As a full disk or a crash of the machine leaves it."""
+        before = content(tmp_path / "out")
+        (tmp_path / "out/images/val/2__0_0.png").write_bytes(b"")
+        cut(first, tmp_path / "out")
+        assert content(tmp_path / "out") == before
 
     def test_a_split_that_has_gone(self, tmp_path, first):
         both = {"val": first[:2], "test": first[2:]}
