@@ -181,5 +181,6 @@ def _summary(report: dict[str, Any]) -> str:
     lines = []
     for split, counts in report["splits"].items():
         parts = [f"{counts[k]} {k.replace('_', ' ')}" for k in counts if isinstance(counts[k], int) and counts[k]]
+        parts += [f"labels of {' and '.join(report['labels'][split])}"] if "labels" in report else []
         lines.append(f"{split}: {', '.join(parts)}")
     return "\n".join(lines)

@@ -194,7 +194,7 @@ def convert_dota(root: str | Path, out: str | Path, version: str = "1.0", diffic
 
     Raises:
         FileNotFoundError: If no split is there, or an image is missing.
-        ValueError: If the version is unknown or a line cannot be read.
+        ValueError: If the version is unknown, its labels cannot be told from others, or a line cannot be read.
     """
     if version not in DOTA_CLASSES:
         raise ValueError(f"version must be one of {', '.join(DOTA_CLASSES)}, not {version!r}")
@@ -202,23 +202,37 @@ def convert_dota(root: str | Path, out: str | Path, version: str = "1.0", diffic
     folders = _splits(Path(root), {"train": "train", "val": "val"})
     flagged: dict[str, int] = {}
     unlabelled: dict[str, int] = {}
+    files = {split: _dota_label_files(folder, version) for split, folder in folders.items()}
     records = {
-        split: list(_dota_records(folder, split, version, difficult, flagged, unlabelled))
+        split: list(_dota_records(folder, files[split], split, version, difficult, flagged, unlabelled))
         for split, folder in folders.items()
     }
+    read = {split: sorted({_below(f.parent, folders[split]) for f in files[split]}) for split in folders}
     settings = {"command": "dota", "root": str(Path(root).resolve()), "version": version, "difficult": difficult}
     claimed = claim_folder(Path(out), settings)
     handled = "kept for training" if difficult else "ignored"
-    source = {"source": f"DOTA {version}", "boxes": "horizontal hull", "difficult": handled, "flagged": flagged}
+    source = {
+        "source": f"DOTA {version}",
+        "boxes": "horizontal hull",
+        "difficult": handled,
+        "flagged": flagged,
+        "labels": read,
+    }
     return write_dataset(claimed, records, names, {**source, "images_without_label_file": unlabelled})
 
 
 def _dota_records(
-    folder: Path, split: str, version: str, difficult: bool, flagged: dict[str, int], unlabelled: dict[str, int]
+    folder: Path,
+    files: Sequence[Path],
+    split: str,
+    version: str,
+    difficult: bool,
+    flagged: dict[str, int],
+    unlabelled: dict[str, int],
 ) -> Iterator[Record]:
     flagged[split] = 0
     newer: dict[int, str] = {}  # classes that the version does not have, and where they are
-    for file, image in _pairs(folder, "labelTxt*", _dota_label_files(folder, version), split, unlabelled):
+    for file, image in _pairs(folder, "labelTxt*", files, split, unlabelled):
         boxes, classes, ignored = [], [], []
         for number, line in _lines(file):
             cells = line.split()
@@ -252,18 +266,30 @@ def _dota_label_files(folder: Path, version: str) -> list[Path]:
 
     They lie in ``labelTxt``, ``labelTxt-v1.5``, or in folders below these: ``labelTxt-v1.0/labelTxt`` beside
     ``labelTxt-v1.0/trainset_reclabelTxt`` (horizontal), ``labelTxt-v1.5/DOTA-v1.5_train`` beside ``..._hbb``.
+    Beside folders that name a version, one that names none is version 1.0, which came without.
     """
     files = [file for top in sorted(folder.glob("labelTxt*")) for file in _visible(top, (".txt",))]
     by_version: dict[str, list[Path]] = defaultdict(list)
     for file in files:
-        named = re.findall(r"v(\d\.\d)", str(file.parent.relative_to(folder)))
+        named = re.findall(r"v(\d\.\d)", _below(file.parent, folder))
         by_version[named[-1] if named else ""].append(file)
-    found = by_version.get(version) or by_version.get("", [])
+    unnamed = by_version.pop("", [])
+    others = " or ".join(sorted(by_version))
+    found = by_version.get(version) or unnamed
     if files and not found:
-        others = " or ".join(sorted(by_version))
         raise ValueError(f"dota: {folder} has no labels of version {version}: use --version {others}")
+    if others and found is unnamed and version != "1.0":
+        top = _below(unnamed[0].parent, folder)
+        raise ValueError(
+            f"dota: {folder} has labels of version {others}, and those in {top}, which names none: where they are of "
+            f"version {version}, rename it to labelTxt-v{version}"
+        )
     horizontal = re.compile("reclabel|hbb", re.IGNORECASE)
-    return [f for f in found if not horizontal.search(str(f.parent.relative_to(folder)))] or found
+    return [f for f in found if not horizontal.search(_below(f.parent, folder))] or found
+
+
+def _below(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def convert_tinyperson(root: str | Path, out: str | Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -312,6 +313,22 @@ def test_dota_reads_the_labels_of_its_version(tmp_path, layout, version):
             dota_labels(tmp_path, str(Path(folder).parent / horizontal), SHIP * 9)
     report = convert_dota(tmp_path, tmp_path / "out", version)
     assert report["splits"]["train"]["classes"]["ship"] == 1 + list(layout).index(version)
+
+
+def test_dota_labels_of_a_version_that_is_not_known(tmp_path, capsys):
+    """Beside labels of a version, those of none are of 1.0, which came without; alone, of the version asked for."""
+    dota_labels(tmp_path, "labelTxt", SHIP)
+    dota_labels(tmp_path, "labelTxt-v1.5/DOTA-v1.5_train", SHIP * 2)
+    words = r"train has labels of version 1\.5, and those in labelTxt, .* rename it to labelTxt-v2\.0"
+    with pytest.raises(ValueError, match=words):
+        convert_dota(tmp_path, tmp_path / "out", "2.0")
+    for version, read in (("1.0", "labelTxt"), ("1.5", "labelTxt-v1.5/DOTA-v1.5_train")):
+        out = tmp_path / version
+        main(["data", "dota", "--root", str(tmp_path), "--out", str(out), "--version", version])
+        assert re.search(rf"^train: .*, labels of {read}$", capsys.readouterr().out, re.MULTILINE)
+        assert json.loads((out / "conversion_report.json").read_text())["labels"] == {"train": [read]}
+    (tmp_path / "train/labelTxt").rename(tmp_path / "train/labelTxt-v2.0")
+    assert convert_dota(tmp_path, tmp_path / "out", "2.0")["labels"] == {"train": ["labelTxt-v2.0"]}
 
 
 def test_dota_version_that_is_not_there(tmp_path):
