@@ -31,6 +31,7 @@ from .writer import (
     claim_folder,
     clean,
     copy_image,
+    is_written,
     label_text,
     new_counts,
     progress,
@@ -171,7 +172,7 @@ def tile_starts(size: int) -> list[int]:
 
 def do_job(job: Job) -> list[str]:
     """Make the files of a job that are not there yet, and return what went wrong, in words."""
-    targets = [target for target in job.targets if not target.exists()]
+    targets = [target for target in job.targets if not is_written(target)]
     if not targets:
         return []
     if job.source is None:
@@ -192,7 +193,7 @@ def do_job(job: Job) -> list[str]:
             problems.append(
                 f"{job.source}: of {width} x {height} px has no tile at {left}, {top}; {target.name} missing"
             )
-        elif not target.exists():
+        elif not is_written(target):
             tile = crop(image, (left, top, left + TILE, top + TILE))
             stored = np.ascontiguousarray(tile[..., ::-1]) if job.swap else tile
             write_bytes(target, cv2.imencode(".png", stored)[1].tobytes())

@@ -27,6 +27,7 @@ from .writer import (
     claim_folder,
     clip,
     forget_stale,
+    is_written,
     progress,
     source_stamp,
     write_annotations,
@@ -291,8 +292,7 @@ def _write_tiles(folder: Path, tiles: Sequence[_Tile]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     missing: dict[Path, list[_Tile]] = defaultdict(list)
     for tile in tiles:
-        target = folder / tile.record.name
-        if not target.exists() or not target.stat().st_size:  # empty: what a full disk or a crash of the machine leaves
+        if not is_written(folder / tile.record.name):
             missing[tile.record.image].append(tile)
     for source, parts in progress(missing.items(), len(missing), f"images of {folder.name}"):
         image = read_image(source)

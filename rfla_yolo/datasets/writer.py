@@ -131,9 +131,14 @@ def _part(path: Path) -> Path:
     return path.with_name(f"{path.name}.{os.getpid()}.part")
 
 
+def is_written(path: Path) -> bool:
+    """Return whether a file is there; not one without a byte, which a full disk or a crash of the machine leaves."""
+    return path.is_file() and path.stat().st_size > 0
+
+
 def copy_image(source: Path, target: Path) -> None:
     """Copy an image at once, unless it is there."""
-    if not target.exists():
+    if not is_written(target):
         part = _part(target)
         shutil.copyfile(source, part)
         os.replace(part, target)
@@ -331,7 +336,7 @@ def _write_images(folder: Path, records: Sequence[Record]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for record in progress(records, len(records), f"images of {folder.name}"):
         target = folder / record.name
-        if record.save and not target.exists():
+        if record.save and not is_written(target):
             record.save(target)
         elif not record.save:
             copy_image(record.image, target)

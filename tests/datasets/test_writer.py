@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -45,6 +46,19 @@ def test_gone_and_replaced_sources_are_forgotten(tmp_path):
     fresh = content(out)
     del again["sources.json"], fresh["sources.json"]  # a.png has been written once more
     assert again == fresh
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_an_image_without_a_byte_is_written_again(tmp_path, saved):
+    """As a full disk or a crash of the machine leaves it; copied images and those made by ``save``."""
+    one = record(tmp_path / "source/a.png")
+    if saved:
+        one = replace(one, save=lambda target: shutil.copyfile(one.image, target))
+    build(tmp_path / "out", train=[one])
+    before = content(tmp_path / "out")
+    (tmp_path / "out/images/train/a.png").write_bytes(b"")
+    build(tmp_path / "out", train=[one])
+    assert content(tmp_path / "out") == before
 
 
 def test_the_same_bytes_at_another_time_or_place(tmp_path):
