@@ -122,6 +122,7 @@ def build_checked(
             hold more than 8 bits a value, lists them.
     """
     num_classes = 1 if args.single_cls else len(data["names"])
+    check_classes(args.classes, data["names"])
     try:
         dataset = build()
     except RuntimeError as error:  # what Ultralytics raises where it has dropped every image
@@ -145,7 +146,16 @@ def build_checked(
         raise ValueError("\n".join(f"{message}\n{remedy.format(how)}" for message, how in problems))
     for message, _ in problems:
         LOGGER.warning(message)
+    if problems and not any(len(label["cls"]) for label in dataset.labels):
+        raise ValueError(f"{problems[0][0]}\nNo object is left in {images}")
     return dataset
+
+
+def check_classes(classes: Any, names: Mapping[int, str]) -> None:
+    """Raise ValueError unless the argument ``classes`` names classes of the dataset: any other leaves no objects."""
+    chosen = classes if isinstance(classes, (list, tuple)) else [] if classes is None else [classes]
+    if any(isinstance(c, bool) or not isinstance(c, int) or c not in names for c in chosen):
+        raise ValueError(f"classes must be numbers of the dataset's classes, 0 to {len(names) - 1}, not {classes!r}")
 
 
 def _find_deep(images: Sequence[str]) -> list[str]:

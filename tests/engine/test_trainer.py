@@ -256,6 +256,18 @@ class TestBadInput:
         self.train(tiny_set, tmp_path, skip_bad_labels=True, epochs=1)
         assert (tmp_path / "bad" / "weights" / "last.pt").is_file()
 
+    def test_nothing_is_left_but_background(self, tiny_set, tmp_path):
+        """Image 7 has no objects: with all others dropped there is nothing to learn."""
+        for number in range(7):
+            self.label(tiny_set, "0 nan 0.5 0.1 0.1\n", f"{number}.txt")
+        with pytest.raises(ValueError, match=r"(?s)7 images cannot be used.*No object is left in .*images/train"):
+            self.train(tiny_set, tmp_path, skip_bad_labels=True)
+
+    @pytest.mark.parametrize("classes", [7, [0, 2], ["bright"], -1])
+    def test_classes_that_there_are_not(self, tiny_set, tmp_path, classes):
+        with pytest.raises(ValueError, match=r"classes must be numbers of the dataset's classes, 0 to 1, not "):
+            self.train(tiny_set, tmp_path, classes=classes)
+
     def test_list_names_an_image_that_is_not_there(self, tiny_set, tmp_path):
         images = [*(tiny_set.parent / "images/train").glob("*.png"), tiny_set.parent / "images/train/gone.png"]
         (tiny_set.parent / "train.txt").write_text("\n".join(map(str, images)))
