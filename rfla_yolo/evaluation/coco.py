@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from .figures import LRP, by_size, calibration, lrp, percent
 from .inputs import Inputs, Json, load_inputs
 from .matching import AITOD_AREAS, AT_50, COCO_AREAS, MAX_DETS, Areas, Floats, Matching, match
 
+TAKEN = {"25", "50", "75", *map(str, MAX_DETS)}  # AP25, ..., AR1, ... are no figures of a size
 TABLE = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 
 
@@ -28,7 +30,8 @@ class Evaluation:
             details, oLRP, oLRP_loc, oLRP_fp, oLRP_fn; means over the classes with objects.
         per_class: The same by class name, and the best score threshold of each.
         by_size: Objects, recall and false positives by area range; empty without details.
-        calibration: Expected calibration error and its curve; empty without details.
+        calibration: Expected calibration error and its curve, undefined where a score is no probability; empty without
+            details.
         errors: Count and cost of each kind of error by area range; empty without details.
         inputs: What was evaluated; without details its images and categories alone.
         num_objects: Objects of the ground truth that are not crowd.
@@ -106,6 +109,7 @@ def evaluate(
         FileNotFoundError: If a path does not exist.
         ValueError: If a file is no such JSON, an entry has an image, category, box or score that cannot be, or the
             areas are no such ranges.
+        TypeError: If the areas are neither text, borders nor ranges of numbers.
 
     Example:
         >>> box = {"image_id": 1, "category_id": 1, "bbox": [4, 4, 6, 6]}
@@ -155,7 +159,9 @@ def resolve_areas(areas: Areas | str | Sequence[float]) -> Areas:
     """Return area ranges by name, "all" first.
 
     Raises:
-        ValueError: If the borders do not ascend from 0 or more up to 1e5, or the name is not known.
+        ValueError: If the borders do not ascend from 0 or more up to 1e5, the name is not known, or a range has the name
+            of a figure of its own.
+        TypeError: If this is no text, mapping or sequence, or holds something else than numbers.
 
     Example:
         >>> resolve_areas([0, 8, 32])
@@ -167,8 +173,16 @@ def resolve_areas(areas: Areas | str | Sequence[float]) -> Areas:
             raise ValueError(f"areas must be 'aitod', 'coco' or borders in px like 0,8,16,32, not {areas!r}")
         return named[areas]
     everything = (0, 1e5**2)
+    if not isinstance(areas, (Mapping, Sequence, np.ndarray)):
+        raise TypeError(f"areas must be 'aitod', 'coco', borders in px or ranges by name, not {areas!r}")
+    values = [v for area in areas.values() for v in _as_list(area)] if isinstance(areas, Mapping) else list(areas)
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"areas must be numbers, not {value!r}")
     if isinstance(areas, Mapping):
         for name, area in areas.items():
+            if str(name) in TAKEN:
+                raise ValueError(f"areas must not be named like a figure, as AP50 and AR1 are; {name!r} is")
             if len(area) != 2 or not 0 <= area[0] <= area[1]:
                 raise ValueError(f"areas must be ranges of area in px^2, lowest and highest; {name!r} is {area}")
         return {"all": everything, **{k: v for k, v in areas.items() if k != "all"}}
@@ -177,6 +191,12 @@ def resolve_areas(areas: Areas | str | Sequence[float]) -> Areas:
         raise ValueError(f"areas must be two or more ascending borders in px, 0 or more, not {borders}")
     ranges = {f"{a:g}-{b:g}": (a**2, b**2) for a, b in pairwise(borders)}
     return {"all": everything, **ranges, f"{borders[-1]:g}+": (borders[-1] ** 2, 1e5**2)}
+
+
+def _as_list(area: Any) -> list[Any]:
+    if isinstance(area, str) or not isinstance(area, (Sequence, np.ndarray)):
+        raise TypeError(f"areas must be ranges of area in px^2, lowest and highest, not {area!r}")
+    return list(area)
 
 
 def _average_figures(matching: Matching, classes: Any) -> dict[str, float | None]:

@@ -147,3 +147,18 @@ class TestAreas:
     def test_bad(self, bad):
         with pytest.raises(ValueError, match="areas must be"):
             resolve_areas(bad)
+
+    @pytest.mark.parametrize("name", ["25", "50", "75", "1", "100", "1500"])
+    def test_no_range_takes_the_place_of_another_figure(self, name):
+        with pytest.raises(
+            ValueError, match=f"areas must not be named like a figure, as AP50 and AR1 are; '{name}' is"
+        ):
+            resolve_areas({"vt": (0, 64), name: (0, 64)})
+        assert list(resolve_areas({"all": (0, 9), "2": (0, 4)})) == ["all", "2"]
+
+    @pytest.mark.parametrize(
+        "bad", [None, 8, {"x": 8}, {"x": None}, {"x": ("0", "64")}, {"x": "04"}, [0, "8"], [0, True]]
+    )
+    def test_other_types(self, bad):
+        with pytest.raises(TypeError, match="areas must be"):
+            resolve_areas(bad)
