@@ -159,8 +159,8 @@ def resolve_areas(areas: Areas | str | Sequence[float]) -> Areas:
     """Return area ranges by name, "all" first.
 
     Raises:
-        ValueError: If the borders do not ascend from 0 or more up to 1e5, the name is not known, or a range has the name
-            of a figure of its own.
+        ValueError: If the borders do not ascend from 0 or more up to 1e5, the name is not known, or a range has the
+            name of a figure of its own.
         TypeError: If this is no text, mapping or sequence, or holds something else than numbers.
 
     Example:

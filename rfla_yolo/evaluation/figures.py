@@ -94,9 +94,12 @@ def calibration(matching: Matching, bins: int = CALIBRATION_BINS) -> dict[str, A
         bins: Number of bins between 0 and 1.
 
     Returns:
-        ``ece`` (None without detections), and by bin ``count``, ``score`` and ``precision`` (None where empty).
+        ``ece`` (None without detections), and by bin ``count``, ``score`` and ``precision`` (None where empty). All
+        are None where a score lies outside of 0 to 1, as percent and logits do: it is no probability.
     """
     hits, scores = pooled(matching, 0)
+    if ((scores < 0) | (scores > 1)).any():
+        return dict.fromkeys(("ece", "count", "score", "precision"))
     place = (scores * bins).astype(int).clip(0, bins - 1)
     count = np.bincount(place, minlength=bins)
     mean_score = np.bincount(place, scores, bins) / np.maximum(count, 1)

@@ -65,8 +65,12 @@ def write_page(evaluation: Evaluation, folder: str | Path, images: Mapping[Any, 
     counts_by_kind = [[kind, *(row[size]["count"] for size in sizes)] for kind, row in evaluation.errors.items()]
     page.table(["number of errors", *sizes], counts_by_kind)
     page.heading("What a score means")
-    caption = f"Precision of detections by score; expected calibration error {percent(evaluation.calibration['ece'])}"
-    page.figure("calibration", _calibration_figure(evaluation), caption)
+    if evaluation.calibration["count"] is None:
+        page.text("No calibration error: scores lie outside of 0 to 1, so they are no probabilities.")
+    else:
+        error = percent(evaluation.calibration["ece"])
+        caption = f"Precision of detections by score; expected calibration error {error}"
+        page.figure("calibration", _calibration_figure(evaluation), caption)
     if images:
         page.heading("Worst images")
         threshold = evaluation.by_size["all"]["score_at_best_f1"] or 0.0

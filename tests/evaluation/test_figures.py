@@ -102,6 +102,15 @@ def test_calibration_against_loops(plain):
     assert sum(result["count"]) == len(hits)
 
 
+@pytest.mark.parametrize("score", [90, -3.0])
+def test_scores_that_are_no_probabilities_have_no_calibration(score):
+    """90 for 90 %, or a logit: the ranking alone counts, and a score says nothing of precision."""
+    truth = [[10, 10, 4, 4], [30, 30, 9, 9]]
+    result = evaluate(*box_set(truth, [(truth[0], score), (truth[1], 0.5)]))
+    assert result.calibration == {"ece": None, "count": None, "score": None, "precision": None}
+    assert result["AP"] == pytest.approx(1)
+
+
 def test_perfect_detections():
     gt, _ = box_set([[10, 10, 4, 4], [30, 30, 40, 40]], [])
     dt = [{"image_id": 1, "category_id": 1, "bbox": a["bbox"], "score": 1.0} for a in gt["annotations"]]

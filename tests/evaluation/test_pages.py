@@ -61,6 +61,13 @@ def test_nothing_to_show(tmp_path):
     assert "0 objects" in write_page(evaluate(*box_set([], [])), tmp_path).read_text()
 
 
+def test_scores_that_are_no_probabilities(tmp_path):
+    """In percent: a sentence in place of the picture."""
+    page = write_page(evaluate(*box_set([[1, 1, 5, 5]], [([1, 1, 5, 5], 90)])), tmp_path).read_text()
+    assert "scores lie outside of 0 to 1, so they are no probabilities" in page
+    assert "calibration.png" not in page
+
+
 def test_needs_details():
     with pytest.raises(ValueError, match="needs an evaluation with details=True"):
         write_page(evaluate(*box_set([], []), details=False), "nowhere")
