@@ -19,11 +19,15 @@ from .resampling import resample
 
 PARTS = 30  # of the units, at most, that are left out in turn
 FEW_UNITS = 10
+LIKE = 2 / 3  # of the units: with an effective number above they are of like size
+ROUNDING = 1e-6  # of the figures of resamples
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One figure of two models, 0 to 1; None where undefined: without objects, or with objects in one unit only.
+    """One figure of two models, 0 to 1; None where undefined, for want of objects.
+
+    The interval is None as well where one unit alone has objects, or where the models differ alike without any unit.
 
     Attributes:
         first: The figure of the first model, mean over its runs.
@@ -32,6 +36,7 @@ class Difference:
         low: Lower end of the 95 % interval of the difference.
         high: Upper end.
         sign: "+" where the interval is above 0, "-" below, "0" where it holds 0, "" where undefined.
+        units: Effective number of units behind the figure, those with objects of its size; see `effective_units`.
     """
 
     first: float | None
@@ -40,6 +45,7 @@ class Difference:
     low: float | None
     high: float | None
     sign: str
+    units: float
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,26 @@ class Comparison:
     @property
     def warning(self) -> str | None:
         """What to know before trusting an interval of few units; None where they are enough."""
-        if self.units >= FEW_UNITS:
+        few = [name for name, d in self.figures.items() if d.difference is not None and d.units < FEW_UNITS]
+        if not few:
             return None
-        return f"only {self.units} independent units, fewer than {FEW_UNITS}: the intervals are wide and approximate"
+        said = f"only {self._units}" if "AP" in few else f"only {self._behind(few)}"
+        return f"{said}, fewer than {FEW_UNITS}: the intervals are wide and approximate"
+
+    @property
+    def _units(self) -> str:
+        """The number of units, and what it is worth where they are unlike."""
+        worth, text = self.figures["AP"].units, f"{self.units} independent units"
+        return text if worth == self.units or not worth else f"{text} that are worth {worth:.1f} of like size"
+
+    def _behind(self, names: Sequence[str]) -> str:
+        return "units behind " + ", ".join(f"{name} ({self.figures[name].units:.1f})" for name in names)
+
+    @property
+    def summary(self) -> str:
+        """What the intervals rest on: units, worth less where they are of unlike size, and runs."""
+        fewer = [n for n, d in self.figures.items() if d.difference is not None and d.units < self.figures["AP"].units]
+        return f"{self._units}, {self.runs[0]} and {self.runs[1]} runs" + (f"; {self._behind(fewer)}" if fewer else "")
 
     def table(self) -> str:
         """Return the differences as a text table, in points (percent)."""
@@ -83,7 +106,7 @@ class Comparison:
             interval = f"[{percent(d.low, 2)}, {percent(d.high, 2)}]" if d.low is not None else percent(None)
             cells = f"{percent(d.first, 2):>9}{percent(d.second, 2):>9}{percent(d.difference, 2):>12}{interval:>19}"
             lines.append(f"{name:>10}{cells}  {d.sign}")
-        lines.append(f"{self.units} independent units, {self.runs[0]} and {self.runs[1]} runs")
+        lines.append(self.summary)
         return "\n".join(lines + ([f"Warning: {self.warning}"] if self.warning else []))
 
 
@@ -114,8 +137,9 @@ def compare(
         The differences, second minus first.
 
     Raises:
-        ValueError: If ``groups`` is no regular expression or matches no part of a file name, if there is one unit only,
-            or as `evaluate`.
+        ValueError: If ``groups`` is no regular expression, matches no part of a file name or empty text, if there is
+            one unit only, or as `evaluate`.
+        TypeError: If ``groups`` is no text, or as `evaluate`.
     """
     ranges, pattern = resolve_areas(areas), _compiled(groups)
     sides: list[list[Matching]] = []
@@ -143,15 +167,46 @@ def compare_matchings(sides: Sequence[Sequence[Matching]], unit_of: Ints) -> Com
     kept = (parts[:, None] != np.unique(parts)).astype(np.float32)  # (units, parts)
     whole = [[mean_figures(run) for run in runs] for runs in sides]
     without = [[resample(run, unit_of, kept) for run in runs] for runs in sides]
+    behind = _units_behind(sides[0][0], unit_of)
     figures = {}
     for name in whole[0][0]:
         if name in without[0][0]:
             values = [np.array([run[name] for run in runs], dtype=np.float64) for runs in whole]  # None becomes NaN
-            figures[name] = _difference(values, [np.stack([run[name] for run in runs]) for runs in without])
+            left = [np.stack([run[name] for run in runs]) for runs in without]
+            figures[name] = _difference(values, left, behind.get(name, behind["AP"]))
     return Comparison(figures, (len(sides[0]), len(sides[1])), units)
 
 
+def effective_units(sizes: Ints) -> float:
+    """Return how many units of like size some units are worth (Kish), their number where they are of like size.
+
+    Args:
+        sizes: Size of each unit, 0 for one that says nothing, (units,).
+
+    Example:
+        >>> effective_units(np.array([10, 12, 9, 11])), effective_units(np.array([80, 10, 10]))
+        (4.0, 1.5151515151515151)
+    """
+    worth = float(sizes.sum() ** 2 / max((sizes**2).sum(), 1))
+    return float(len(sizes)) if worth >= LIKE * len(sizes) else worth
+
+
+def _units_behind(matching: Matching, unit_of: Ints) -> dict[str, float]:
+    """Return the effective number of units with objects by figure; "AP" stands for all that are of no size."""
+    images = np.bincount(unit_of)
+    behind: dict[str, float] = {}
+    for a, area in enumerate(matching.areas):
+        objects = np.zeros(len(images), dtype=int)
+        for matches in matching.classes.values():
+            objects += np.bincount(unit_of[matches.gt_image[matches.gt_counts[a]]], minlength=len(images))
+        worth = effective_units(np.where(objects > 0, images, 0))
+        behind |= {f"AP{area}": worth, f"AR{area}": worth} if a else {"AP": worth}
+    return behind
+
+
 def _compiled(groups: str | None) -> re.Pattern[str] | None:
+    if groups is not None and not isinstance(groups, str):
+        raise TypeError(f"groups must be a regular expression as text, not {groups!r}")
     try:
         return None if groups is None else re.compile(groups)
     except re.error as error:
@@ -167,31 +222,37 @@ def _units(images: Sequence[Json], groups: re.Pattern[str] | None) -> Ints:
         found = groups.search(str(image.get("file_name", "")))
         if not found:
             raise ValueError(f"groups {groups.pattern!r} matches nothing in file name {image.get('file_name')!r}")
-        keys.append(found.groups() or (found[0],))
+        key = found.groups() or (found[0],)
+        if not any(key):
+            raise ValueError(f"groups {groups.pattern!r} matches empty text in file name {image.get('file_name')!r}")
+        keys.append(key)
     order = {key: i for i, key in enumerate(sorted(set(keys), key=str))}
     return np.array([order[key] for key in keys])
 
 
-def _difference(whole: list[Floats], without: list[Floats]) -> Difference:
+def _difference(whole: list[Floats], without: list[Floats], units: float) -> Difference:
     """Return the difference of one figure.
 
     Args:
         whole: The figure of each run of both models, (runs,); NaN where undefined.
         without: The same with each part of the units left out, (runs, parts).
+        units: Effective number of units behind it.
     """
     means = [float(values.mean()) for values in whole]
     first, second = (None if math.isnan(mean) else mean for mean in means)
     if first is None or second is None:
-        return Difference(first, second, None, None, None, "")
+        return Difference(first, second, None, None, None, "", units)
     difference = second - first
     if not all(np.isfinite(values).all() for values in without):
-        return Difference(first, second, difference, None, None, "")
-    half = half_width(whole, without)
-    low, high = difference - half, difference + half
-    return Difference(first, second, difference, low, high, "+" if low > 0 else "-" if high < 0 else "0")
+        return Difference(first, second, difference, None, None, "", units)
+    half = half_width(whole, without, units)
+    if half < ROUNDING < abs(difference):  # units that all say the same do not tell how others would differ
+        return Difference(first, second, difference, None, None, "", units)
+    low, high = max(difference - half, -1.0), min(difference + half, 1.0)  # figures lie between 0 and 1
+    return Difference(first, second, difference, low, high, "+" if low > 0 else "-" if high < 0 else "0", units)
 
 
-def half_width(whole: Sequence[Floats], without: Sequence[Floats]) -> float:
+def half_width(whole: Sequence[Floats], without: Sequence[Floats], units: float = math.inf) -> float:
     """Return half the width of the 95 % interval of a difference of two models.
 
     The variance has parts: that of the units, the jackknife's of the difference of the means over the runs, and for
@@ -202,6 +263,7 @@ def half_width(whole: Sequence[Floats], without: Sequence[Floats]) -> float:
     Args:
         whole: The figure of each run of both models, (runs,).
         without: The same with each part of the units left out, (runs, parts).
+        units: Effective number of units, above 1; the degrees of freedom of the units are fewer.
 
     Example:
         >>> round(half_width([np.array([0.5]), np.array([0.7])], [np.array([[0.4, 0.6]]), np.array([[0.7, 0.7]])]), 4)
@@ -210,7 +272,7 @@ def half_width(whole: Sequence[Floats], without: Sequence[Floats]) -> float:
     parts = without[0].shape[1]
     scale = (parts - 1) ** 2 / parts  # from the variance of what is left out to that of the figure
     variances = [scale * (without[1].mean(0) - without[0].mean(0)).var(ddof=1)]
-    freedoms = [parts - 1]
+    freedoms = [min(parts, units) - 1]
     for values in whole:
         count = len(values)
         if count > 1:

@@ -93,11 +93,7 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
         Path of the page.
     """
     page = Page(folder, "Comparison")
-    runs = f"{comparison.runs[0]} and {comparison.runs[1]} runs"
-    page.text(
-        f"Second minus first, {comparison.units} independent units, {runs}, in points, with 95 % intervals. "
-        "Lower is better for oLRP."
-    )
+    page.text(f"Second minus first, in points, with 95 % intervals. Lower is better for oLRP. {comparison.summary}.")
     if comparison.warning:
         page.text(f"Warning: {comparison.warning}.")
     known = {name: d for name, d in comparison.figures.items() if d.low is not None and d.high is not None}

@@ -221,8 +221,39 @@ class TestCompare:
         assert result["AP"].low is not None
         assert result.table()
 
+    @pytest.mark.parametrize("images", [2, 4])
+    def test_units_that_all_say_the_same_give_no_interval(self, images):
+        """All or nothing in every image: no sign of certainty from two or four of them."""
+        gt, dt = alike(images)
+        figure = compare([], dt, gt)["AP"]
+        assert figure.difference == pytest.approx(1)
+        assert (figure.low, figure.high, figure.sign) == (None, None, "")
+        same = compare(dt, dt, gt)["AP"]
+        assert (same.low, same.high, same.sign) == (0, 0, "0")
+
+    def test_no_interval_goes_beyond_what_can_be(self):
+        """Two images, one object found in one of them: 12.7 standard errors."""
+        gt, dt = alike(2)
+        figures = compare([], dt[:1], gt).figures
+        assert figures["AR100"].difference == pytest.approx(0.5)
+        assert (figures["AR100"].low, figures["AR100"].high, figures["AR100"].sign) == (-1, 1, "0")
+
+    @pytest.mark.parametrize("pattern", [r"(v\d)?", r"(v\d)?_?\d+\.png", r"^v?"])
+    def test_groups_of_empty_text(self, pattern):
+        """All files that match nothing would be one unit."""
+        gt, dt = alike(4)
+        images = [{**image, "file_name": f"{'v1_' * (i < 2)}{i}.png"} for i, image in enumerate(gt["images"])]
+        with pytest.raises(ValueError, match=r"matches empty text in file name '2.png'"):
+            compare(dt, dt, {**gt, "images": images}, groups=pattern)
+
+    def test_groups_of_another_type(self):
+        gt, dt = alike(2)
+        with pytest.raises(TypeError, match="groups must be a regular expression as text, not 3"):
+            compare(dt, dt, gt, groups=3)
+
     def test_few_units_are_named_and_warned_of(self, sparse, tmp_path):
         gt, dt = grouped(*sparse, 9)
+        gt = {**gt, "annotations": [a for a in gt["annotations"] if a["area"] < 1024]}  # the others are in few units
         result = compare(dt[::2], [dt, dt], gt, groups="^flight(.)")
         warning = "only 9 independent units, fewer than 10: the intervals are wide and approximate"
         assert result.table().splitlines()[-2:] == ["9 independent units, 1 and 2 runs", f"Warning: {warning}"]
@@ -233,11 +264,54 @@ class TestCompare:
 
     def test_ten_units_are_not_warned_of(self, sparse, tmp_path):
         gt, dt = grouped(*sparse, 10)
+        gt = {**gt, "annotations": [a for a in gt["annotations"] if a["area"] < 1024]}  # the others are in few units
         result = compare(dt[::2], dt, gt, groups="^flight(.)")
         assert result.to_dict()["warning"] is None
         assert result.table().splitlines()[-1] == "10 independent units, 1 and 1 runs"
         assert "APvt" in result.table()
         assert "Warning" not in write_comparison(result, tmp_path).read_text()
+
+    def test_units_of_unlike_size_are_worth_less(self, sparse, tmp_path):
+        """Of twelve groups one has 80 % of the images: fewer degrees of freedom, a warning, and both are told."""
+        gt, dt = sparse
+        count = len(gt["images"])
+        names = [f"flight{max(0, i - count * 4 // 5) % 12:x}_{i}.png" for i in range(count)]
+        gt = {**gt, "images": [{**image, "file_name": name} for image, name in zip(gt["images"], names)]}
+        result = compare(dt[::2], dt, gt, groups="^flight(.)")
+        assert result.units == 12
+        assert 1 < result["AP"].units < 2
+        assert result.to_dict()["figures"]["AP"]["units"] == result["AP"].units
+        told = f"12 independent units that are worth {result['AP'].units:.1f} of like size"
+        assert result.warning == f"only {told}, fewer than 10: the intervals are wide and approximate"
+        assert f"{told}, 1 and 1 runs" in result.table()
+        assert told in write_comparison(result, tmp_path).read_text()
+
+    def test_a_figure_of_few_units_is_named(self, sparse):
+        """Objects below 8 px in three images of all: three units, not all, are behind APvt."""
+        gt, dt = sparse
+        tiny = sorted({a["image_id"] for a in gt["annotations"] if a["area"] <= 64})[:3]
+        gt = {**gt, "annotations": [a for a in gt["annotations"] if a["image_id"] in tiny or a["area"] > 64]}
+        result = compare(dt[::2], dt, gt)
+        assert (result["APvt"].units, result["ARvt"].units) == (3, 3)
+        assert result["AP"].units == result.units == len(gt["images"])
+        assert "units behind APvt (3.0)" in result.table().splitlines()[-2]
+        assert result.warning.startswith("only units behind APvt (3.0)")
+
+
+def test_effective_units_bound_the_degrees_of_freedom():
+    rng = np.random.default_rng(0)
+    whole, without = [np.array([0.5]), np.array([0.7])], [rng.random((1, 12)), rng.random((1, 12))]
+    ratio = half_width(whole, without, 4) / half_width(whole, without)
+    assert ratio == pytest.approx(_t_quantile(3) / _t_quantile(11))
+    assert half_width(whole, without, 12) == half_width(whole, without)
+
+
+def alike(count):
+    """Images with one object each, found exactly."""
+    box = {"category_id": 1, "bbox": [4, 4, 6, 6]}
+    gt = {"images": [{"id": i, "file_name": f"{i}.png"} for i in range(count)], "categories": [{"id": 1, "name": "a"}]}
+    gt["annotations"] = [{**box, "id": i + 1, "image_id": i} for i in range(count)]
+    return gt, [{**box, "image_id": i, "score": 0.9} for i in range(count)]
 
 
 def grouped(gt, dt, groups):
