@@ -50,7 +50,9 @@ def build(tmp_path, monkeypatch, caplog):
         (tmp_path / "labels" / name).with_suffix(".txt").write_text("0 0.5 0.5 0.1 0.1\n")
     data = {"names": {0: "ship"}, "channels": 3}
     stock = partial(YOLODataset, img_path=str(tmp_path / "images"), data=data, task="detect", augment=False)
-    return partial(build_checked, stock, str(tmp_path / "images"), data, SimpleNamespace(single_cls=False, classes=None))
+    return partial(
+        build_checked, stock, str(tmp_path / "images"), data, SimpleNamespace(single_cls=False, classes=None)
+    )
 
 
 DEEP = r"1 images of more than 8 bits a value, .*b\.png: holds uint16 values"
