@@ -1,0 +1,117 @@
+"""Step 1 for oriented boxes: the anchors of each level that a top-k over the whole image could select, at any angle.
+
+An oriented object is the Gaussian N(c, R diag(w^2/4, h^2/4) R^T), R the rotation by its angle; a receptive field is
+isotropic. So `kl_score` holds for oriented objects with the offset along the object's own axes, (u, v) = R^T (c - p),
+in place of (dx, dy). The Wasserstein distance does not depend on the angle: `window_candidates` holds all for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .candidates import ROOM, Candidates, GridShapes, per_level
+from .distance import EPS
+
+
+class _Objects(NamedTuple):
+    """Oriented objects, and the quadratic form q by which their score falls on one level; each (B, G, 1, ...)."""
+
+    x: Tensor
+    y: Tensor
+    cos: Tensor
+    sin: Tensor
+    w2: Tensor
+    h2: Tensor
+
+    def offset(self, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn an offset into the object's own axes, px."""
+        return dx * self.cos + dy * self.sin, dy * self.cos - dx * self.sin
+
+    def form(self, dx: Tensor, dy: Tensor) -> Tensor:
+        """Return q of an offset."""
+        u, v = self.offset(dx, dy)
+        return u**2 / self.w2 + v**2 / self.h2
+
+    def best_y(self, dx: Tensor) -> Tensor:
+        """Return where q is least in a column of anchors, px."""
+        mixed = self.cos * self.sin * (1 / self.w2 - 1 / self.h2)
+        return self.y + dx * mixed / (self.sin**2 / self.w2 + self.cos**2 / self.h2)
+
+    def unsqueeze(self) -> _Objects:
+        return _Objects(*(value.unsqueeze(-1) for value in self))
+
+
+def rotated_candidates(objects: Tensor, grid_shapes: GridShapes, strides: Sequence[float], k: int) -> Candidates:
+    """Take the anchors of every level that a top-k over the whole image could select, equal scores included.
+
+    On one level the score falls with the quadratic form ``q = u^2/w^2 + v^2/h^2``, which rises from the best row of a
+    column outwards. Where m columns have a j-th best row that is at least as good as some anchor, m * j anchors are.
+    So the j-th best row of a column is needed only if that column is, by its j-th best row, among the first k / j:
+    k log k anchors, whatever angle, aspect ratio and border. Here the columns are ordered anew at every power of two:
+    the first k by their best row, of these the first k / 2 by their second, of these the first k / 4 by their fourth.
+    As in `window_candidates`, `ROOM` is added to k for scores that are equal.
+
+    Args:
+        objects: Centre x and y, w, h in px, angle of w's axis in radians, (B, G, 5).
+        grid_shapes: Rows and columns of each level, finest first.
+        strides: Stride of each level, px.
+        k: The largest number of anchors that one stage selects.
+
+    Returns:
+        The candidates; their ``dx`` and ``dy`` are the offsets along the object's own axes, u and v.
+    """
+    x, y, w, h, angle = objects.unsqueeze(-1).unbind(2)  # each (B, G, 1)
+    which = _Objects(x, y, torch.cos(angle), torch.sin(angle), (w + EPS) ** 2, (h + EPS) ** 2)
+    size = k + ROOM
+    pairs = zip(grid_shapes, strides)
+    column = torch.stack([_best_columns(which, *shape, step, size) for shape, step in pairs], 2)  # (B, G, L, size)
+    first = [0]
+    for height, width in grid_shapes[:-1]:
+        first.append(first[-1] + height * width)
+    numbers = (strides, [h for h, _ in grid_shapes], [w for _, w in grid_shapes], first)
+    stride, rows, columns, start = (per_level(values, x)[:, None, None] for values in numbers)  # each (L, 1, 1)
+    which, column = which.unsqueeze().unsqueeze(), column.unsqueeze(-1)
+
+    found: list[tuple[Tensor, ...]] = []
+    begin = 1
+    while begin <= size:
+        end = min(2 * begin, size + 1)
+        j = torch.arange(begin, end, device=x.device)
+        dx = which.x - (column + 0.5) * stride
+        row = _nearest_row(which.best_y(dx) / stride - 0.5, rows, j)  # (B, G, L, columns, end - begin)
+        u, v = which.offset(dx, which.y - (row + 0.5) * stride)
+        valid = (column < columns) & (j <= rows)
+        anchor = (start + row * columns + column).long().masked_fill(~valid, 0)
+        found.append(tuple(value.flatten(-2) for value in (anchor, valid.expand_as(anchor), u, v)))
+        begin = end
+        if begin <= size:
+            row = _nearest_row(which.best_y(dx) / stride - 0.5, rows, j.new_full((1,), begin))
+            q = which.form(dx, which.y - (row + 0.5) * stride)
+            q = q.masked_fill((column >= columns) | (begin > rows), float("inf"))
+            column = column.gather(3, q.topk(size // begin, 3, largest=False).indices)
+    return Candidates(*(torch.cat(parts, -1) for parts in zip(*found)))
+
+
+def _nearest_row(middle: Tensor, rows: Tensor, j: Tensor) -> Tensor:
+    """Return the existing row that is j-th nearest to a place, in rows; j from 1 to the number of rows."""
+    nearest = middle.round().minimum(rows - 1).clamp(min=0)
+    side = torch.where(middle < nearest, -1.0, 1.0)  # where the second nearest lies, if there is one
+    here = torch.where(side > 0, rows - 1 - nearest, nearest)  # rows on that side
+    there = rows - 1 - here
+    step = torch.where(j % 2 == 0, j // 2, -(j // 2))  # in turn on this side and on the other
+    step = torch.where(j > 2 * here + 1, here + 1 - j, step)  # until one of them has come to an end
+    step = torch.where(j > 2 * there + 2, j - there - 1, step)
+    return nearest + side * step
+
+
+def _best_columns(which: _Objects, rows: int, columns: int, stride: float, size: int) -> Tensor:
+    """Return the columns of a level by their best row, as float, (B, G, size); where there are fewer, others follow."""
+    dx = which.x - (torch.arange(columns, device=which.x.device) + 0.5) * stride  # (B, G, columns)
+    row = (which.best_y(dx) / stride - 0.5).round().clamp(0, rows - 1)
+    best = which.form(dx, which.y - (row + 0.5) * stride).topk(min(size, columns), largest=False).indices
+    return pad(best.to(which.x.dtype), (0, size - best.shape[-1]), value=columns)

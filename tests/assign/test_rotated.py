@@ -1,0 +1,92 @@
+"""Candidates of oriented boxes against a dense search: any angle, slivers, ties, borders, centres outside."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rfla_yolo.assign import kl_score, select_topk
+from rfla_yolo.assign.rotated import rotated_candidates
+
+from .oracle import anchors
+
+EPS = 1e-6
+GRIDS = {4: [(16, 20), (8, 10), (4, 5), (2, 3)], 3: [(8, 10), (4, 5), (2, 3)], 1: [(40, 33)]}
+
+
+def dense(objects, grid_shapes, strides, rf_sizes, k):
+    """The anchors that each object takes, by looking at all of them: objects (G, 5), k (G,) -> bool (G, A)."""
+    points, levels = anchors(grid_shapes, strides)
+    r = torch.tensor(rf_sizes, dtype=torch.float32)[levels] + EPS
+    taken = []
+    for (cx, cy, w, h, angle), wanted in zip(objects, k.tolist()):
+        dx, dy = cx - points[:, 0], cy - points[:, 1]
+        u = dx * torch.cos(angle) + dy * torch.sin(angle)
+        v = dy * torch.cos(angle) - dx * torch.sin(angle)
+        w, h = w + EPS, h + EPS
+        terms = r**2 / w**2 + r**2 / h**2 + 4 * u**2 / w**2 + 4 * v**2 / h**2
+        score = 1 / (1 + (terms + torch.log(w**2 / r**2) + torch.log(h**2 / r**2) - 2) / 2)
+        order = score.sort(descending=True).values
+        taken.append(score >= order[min(wanted, len(order)) - 1])
+    return torch.stack(taken)
+
+
+def selected(objects, grid_shapes, strides, rf_sizes, k):
+    """The same by way of the candidates."""
+    found = rotated_candidates(objects[None], grid_shapes, strides, int(k.max()))
+    w, h = objects[:, 2, None, None], objects[:, 3, None, None]
+    r = torch.tensor(rf_sizes, dtype=torch.float32)[:, None]
+    scores = kl_score(found.dx, found.dy, w, h, r).flatten(2)
+    taken = select_topk(scores, found.valid.flatten(2), k[None], int(k.max()))[0]
+    total = sum(rows * columns for rows, columns in grid_shapes)
+    result = torch.zeros(len(objects), total + 1, dtype=torch.bool)
+    return result.scatter(1, found.anchor.flatten(2)[0].masked_fill(~taken, total), True)[:, :total]
+
+
+@st.composite
+def cases(draw):
+    grid_shapes = GRIDS[draw(st.sampled_from([1, 3, 4]))]
+    finest = draw(st.sampled_from([4, 8]))
+    strides = [finest * 2**i for i in range(len(grid_shapes))]
+    height, width = grid_shapes[0][0] * finest, grid_shapes[0][1] * finest
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from(["anywhere", "sliver", "lattice", "border", "outside"]))
+    count = draw(st.integers(1, 6))
+    center = rng.uniform(0, 1, (count, 2)) * (width, height)
+    long = np.exp(rng.uniform(np.log(2), np.log(300), count))
+    short = long / np.exp(rng.uniform(0, np.log(100 if kind == "sliver" else 20), count))
+    angle = rng.uniform(-math.pi / 4, 3 * math.pi / 4, count)
+    if kind == "lattice":  # equal scores: centres on grid lines, rational angles
+        center = (center / 2).round() * 2
+        long, angle = (long / 2).round() * 2 + 2, rng.integers(0, 4, count) * math.pi / 4
+        short = long / 2.0 ** rng.integers(0, 5, count)
+    if kind == "border":
+        center = np.where(rng.random((count, 2)) < 0.5, rng.uniform(0, 12, (count, 2)), (width, height))
+    if kind == "outside":
+        center = center * 1.3 - 0.15 * np.array([width, height])
+    upright = rng.random(count) < 0.5  # w is the shorter side
+    sides = np.stack([np.where(upright, short, long), np.where(upright, long, short)], 1)
+    objects = torch.tensor(np.concatenate([center, sides, angle[:, None]], 1), dtype=torch.float32)
+    k = torch.from_numpy(rng.integers(1, draw(st.sampled_from([1, 3, 9, 30])) + 1, count))
+    k = k.clamp(max=sum(rows * columns for rows, columns in grid_shapes))
+    rf_sizes = [draw(st.sampled_from([1.0, 2.0, 2.875])) * s for s in strides]
+    return objects, grid_shapes, strides, rf_sizes, k
+
+
+@settings(max_examples=1500, deadline=None)
+@given(cases())
+def test_equals_a_dense_search(case):
+    assert torch.equal(selected(*case), dense(*case))
+
+
+@pytest.mark.parametrize("ratio", [1.0, 100.0])
+def test_their_number_depends_on_k_alone(ratio):
+    for k, most in ((3, 40), (30, 230)):
+        objects = torch.tensor([[[400.0, 400.0, 200.0, 200.0 / ratio, 0.7]]])
+        found = rotated_candidates(objects, [(200, 200), (100, 100)], [4, 8], k)
+        assert k <= found.anchor.shape[-1] <= most
