@@ -6,8 +6,10 @@ adding an entry and naming it: to `rfla_assign` or, where there is a choice wort
 
 from .candidates import CANDIDATES, Candidates, window_candidates
 from .distance import DISTANCES, kl_score, wd_score
+from .one_to_one import match_one_to_one, rfla_match
 from .resolve import CONFLICTS, resolve_conflicts
 from .rfla import Selection, rfla_assign, rfla_select
+from .rotated import rotated_candidates
 from .select import SELECTORS, select_topk
 from .targets import TARGETS, hard_targets, tal_targets
 
@@ -21,9 +23,12 @@ __all__ = [
     "Selection",
     "hard_targets",
     "kl_score",
+    "match_one_to_one",
     "resolve_conflicts",
     "rfla_assign",
+    "rfla_match",
     "rfla_select",
+    "rotated_candidates",
     "select_topk",
     "tal_targets",
     "wd_score",

@@ -64,3 +64,4 @@ def wd_score(dx: Tensor, dy: Tensor, w: Tensor, h: Tensor, r: Tensor) -> Tensor:
 
 
 DISTANCES: dict[str, Distance] = {"kl": kl_score, "wd": wd_score}
+ISOTROPIC = frozenset({"wd"})  # those that do not depend on the angle of an oriented object

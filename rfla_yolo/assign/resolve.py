@@ -50,19 +50,28 @@ def highest_score(scores: Tensor, gt_bboxes: Tensor) -> Sequence[Tensor]:
     return scores, size_rank(gt_bboxes).unsqueeze(-1)
 
 
+def box_sides(gt_bboxes: Tensor) -> Tensor:
+    """Return width and height of boxes, xyxy (B, G, 4) or oriented (B, G, 5), px, (B, G, 2)."""
+    return gt_bboxes[..., 2:4] if gt_bboxes.shape[-1] == 5 else gt_bboxes[..., 2:] - gt_bboxes[..., :2]
+
+
 def box_area(gt_bboxes: Tensor) -> Tensor:
-    """Return the area of the boxes, px^2, (B, G)."""
-    return (gt_bboxes[..., 2] - gt_bboxes[..., 0]) * (gt_bboxes[..., 3] - gt_bboxes[..., 1])
+    """Return the area of boxes, xyxy (B, G, 4) or oriented (B, G, 5), px^2, (B, G)."""
+    return box_sides(gt_bboxes).prod(-1)
 
 
 def size_rank(gt_bboxes: Tensor) -> Tensor:
     """Rank the boxes of an image, the smallest highest, as float, (B, G).
 
-    Boxes of equal area are ordered by their coordinates, so that the rank does not depend on the order of the labels.
-    Of identical boxes the lower index ranks higher.
+    Boxes of equal area are ordered by their coordinates, so that the rank does not depend on the order of the labels;
+    oriented ones as if upright, then by their angle. Of identical boxes the lower index ranks higher.
     """
+    keys = list(gt_bboxes.unbind(-1))
+    if gt_bboxes.shape[-1] == 5:
+        center, half = gt_bboxes[..., :2], gt_bboxes[..., 2:4] / 2
+        keys = [*(center - half).unbind(-1), *(center + half).unbind(-1), keys[4]]
     order = torch.arange(gt_bboxes.shape[1], device=gt_bboxes.device).expand(gt_bboxes.shape[:2])
-    for key in (*gt_bboxes.flip(-1).unbind(-1), box_area(gt_bboxes)):  # stable sorts, the least significant key first
+    for key in (*reversed(keys), box_area(gt_bboxes)):  # stable sorts, the least significant key first
         order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
     places = torch.arange(gt_bboxes.shape[1], device=gt_bboxes.device, dtype=gt_bboxes.dtype)
     return torch.zeros_like(gt_bboxes[..., 0]).scatter(1, order, -places.expand_as(order))

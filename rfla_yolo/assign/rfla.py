@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .candidates import CANDIDATES, GridShapes, per_level
-from .distance import DISTANCES
-from .resolve import CONFLICTS, box_area, resolve_conflicts
+from .distance import DISTANCES, ISOTROPIC
+from .resolve import CONFLICTS, box_area, box_sides, resolve_conflicts
+from .rotated import rotated_candidates
 from .select import SELECTORS
 
 T = TypeVar("T")
@@ -56,7 +57,8 @@ def rfla_assign(
     predictions. Nothing here waits for the device.
 
     Args:
-        gt_bboxes: Objects, xyxy px of the network input, (B, G, 4); of any float type, computed in float32.
+        gt_bboxes: Objects, xyxy px of the network input, (B, G, 4), or oriented: centre x and y, w and h in px and the
+            angle of w's axis in radians, (B, G, 5), as Ultralytics has them. Of any float type, computed in float32.
         gt_mask: True for objects, False for padding, bool, (B, G).
         grid_shapes: Rows and columns of each level, finest first.
         strides: Stride of each level, px. The anchor point of column i is (i + 0.5) * stride.
@@ -67,7 +69,7 @@ def rfla_assign(
         decay: Factor on the receptive fields in stage 2, in (0, 1].
         distance: Score of a receptive field and an object, a key of `DISTANCES`.
         conflict: Which of several objects gets an anchor, a key of `CONFLICTS`. "last" is the reference implementation.
-        candidates: Where anchors are looked for, a key of `CANDIDATES`.
+        candidates: Where anchors are looked for, a key of `CANDIDATES`; by `rotated_candidates` where the angle counts.
         select: Which candidates an object takes, a key of `SELECTORS`.
 
     Returns:
@@ -138,8 +140,8 @@ def rfla_select(
     check_decay(decay)
     score_fn = lookup("distance", distance, DISTANCES)
     find, take = lookup("candidates", candidates, CANDIDATES), lookup("select", select, SELECTORS)
-    if gt_bboxes.ndim != 3 or gt_bboxes.shape[-1] != 4:
-        raise ValueError(f"gt_bboxes must have shape (B, G, 4), not {tuple(gt_bboxes.shape)}")
+    if gt_bboxes.ndim != 3 or gt_bboxes.shape[-1] not in {4, 5}:
+        raise ValueError(f"gt_bboxes must have shape (B, G, 4), or (B, G, 5) if oriented, not {tuple(gt_bboxes.shape)}")
     if gt_mask.shape != gt_bboxes.shape[:2]:
         raise ValueError(f"gt_mask must have shape {tuple(gt_bboxes.shape[:2])}, not {tuple(gt_mask.shape)}")
     if not len(grid_shapes) == len(strides) == len(rf_sizes) > 0:
@@ -149,12 +151,16 @@ def rfla_select(
         )
 
     boxes = gt_bboxes.float()
-    centers = (boxes[..., :2] + boxes[..., 2:]) / 2
-    w, h = (boxes[..., 2:] - boxes[..., :2])[..., None, None].unbind(2)  # each (B, G, 1, 1)
+    oriented = boxes.shape[-1] == 5
+    centers = boxes[..., :2] if oriented else (boxes[..., :2] + boxes[..., 2:]) / 2
+    w, h = box_sides(boxes)[..., None, None].unbind(2)  # each (B, G, 1, 1)
     rf = per_level(rf_sizes, boxes)[:, None]
 
     def stage(rf: Tensor, k: Tensor, k_max: int) -> Selection:
-        found = find(centers, grid_shapes, strides, k_max)
+        if oriented and distance not in ISOTROPIC:
+            found = rotated_candidates(boxes, grid_shapes, strides, k_max)
+        else:
+            found = find(centers, grid_shapes, strides, k_max)
         scores = score_fn(found.dx, found.dy, w, h, rf).flatten(2)  # (B, G, N), N = levels * candidates
         valid = found.valid.flatten(2) & gt_mask.bool().unsqueeze(-1)
         return Selection(found.anchor.flatten(2), take(scores, valid, k, k_max), scores)

@@ -68,8 +68,9 @@ def rotated_candidates(objects: Tensor, grid_shapes: GridShapes, strides: Sequen
     x, y, w, h, angle = objects.unsqueeze(-1).unbind(2)  # each (B, G, 1)
     which = _Objects(x, y, torch.cos(angle), torch.sin(angle), (w + EPS) ** 2, (h + EPS) ** 2)
     size = k + ROOM
+    most_columns, most_rows = (min(size, max(shape[axis] for shape in grid_shapes)) for axis in (1, 0))
     pairs = zip(grid_shapes, strides)
-    column = torch.stack([_best_columns(which, *shape, step, size) for shape, step in pairs], 2)  # (B, G, L, size)
+    column = torch.stack([_best_columns(which, *shape, step, most_columns) for shape, step in pairs], 2)  # (B, G, L, C)
     first = [0]
     for height, width in grid_shapes[:-1]:
         first.append(first[-1] + height * width)
@@ -79,8 +80,8 @@ def rotated_candidates(objects: Tensor, grid_shapes: GridShapes, strides: Sequen
 
     found: list[tuple[Tensor, ...]] = []
     begin = 1
-    while begin <= size:
-        end = min(2 * begin, size + 1)
+    while begin <= most_rows:
+        end = min(2 * begin, most_rows + 1)
         j = torch.arange(begin, end, device=x.device)
         dx = which.x - (column + 0.5) * stride
         row = _nearest_row(which.best_y(dx) / stride - 0.5, rows, j)  # (B, G, L, columns, end - begin)
@@ -89,11 +90,11 @@ def rotated_candidates(objects: Tensor, grid_shapes: GridShapes, strides: Sequen
         anchor = (start + row * columns + column).long().masked_fill(~valid, 0)
         found.append(tuple(value.flatten(-2) for value in (anchor, valid.expand_as(anchor), u, v)))
         begin = end
-        if begin <= size:
+        if begin <= most_rows:
             row = _nearest_row(which.best_y(dx) / stride - 0.5, rows, j.new_full((1,), begin))
             q = which.form(dx, which.y - (row + 0.5) * stride)
             q = q.masked_fill((column >= columns) | (begin > rows), float("inf"))
-            column = column.gather(3, q.topk(size // begin, 3, largest=False).indices)
+            column = column.gather(3, q.topk(min(size // begin, q.shape[3]), 3, largest=False).indices)
     return Candidates(*(torch.cat(parts, -1) for parts in zip(*found)))
 
 
@@ -109,9 +110,9 @@ def _nearest_row(middle: Tensor, rows: Tensor, j: Tensor) -> Tensor:
     return nearest + side * step
 
 
-def _best_columns(which: _Objects, rows: int, columns: int, stride: float, size: int) -> Tensor:
-    """Return the columns of a level by their best row, as float, (B, G, size); where there are fewer, others follow."""
+def _best_columns(which: _Objects, rows: int, columns: int, stride: float, most: int) -> Tensor:
+    """Return the columns of a level by their best row, as float, (B, G, most); where there are fewer, others follow."""
     dx = which.x - (torch.arange(columns, device=which.x.device) + 0.5) * stride  # (B, G, columns)
     row = (which.best_y(dx) / stride - 0.5).round().clamp(0, rows - 1)
-    best = which.form(dx, which.y - (row + 0.5) * stride).topk(min(size, columns), largest=False).indices
-    return pad(best.to(which.x.dtype), (0, size - best.shape[-1]), value=columns)
+    best = which.form(dx, which.y - (row + 0.5) * stride).topk(min(most, columns), largest=False).indices
+    return pad(best.to(which.x.dtype), (0, most - best.shape[-1]), value=columns)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rfla_yolo.assign.one_to_one import match_one_to_one
+from rfla_yolo.assign import match_one_to_one, rfla_match
 
 
 def literal_rounds(selected, scores, index, boxes, num_anchors, rounds):
@@ -86,3 +86,15 @@ def test_images_of_a_batch_do_not_meet():
     for i in range(3):
         one = (x[i : i + 1] for x in (selected, scores, index, boxes))
         assert torch.equal(together[i : i + 1], match_one_to_one(*one, 30))
+
+
+@pytest.mark.parametrize(("grid_shapes", "strides"), [([(64, 64), (32, 32), (16, 16)], [4, 8, 16]), ([(32, 32)], [8])])
+def test_in_a_dense_image_every_object_gets_an_anchor_near_it(grid_shapes, strides):
+    generator = torch.Generator().manual_seed(0)
+    center = torch.rand(1, 150, 2, generator=generator) * 256
+    side = 2 + torch.rand(1, 150, 2, generator=generator) * 10
+    boxes = torch.cat((center - side / 2, center + side / 2), -1)
+    mask = torch.ones(1, 150, dtype=torch.bool)
+    mask[:, 140:] = False
+    got = rfla_match(boxes, mask, grid_shapes, strides, [2.0 * s for s in strides])[0]
+    assert sorted(got[got >= 0].tolist()) == list(range(140))

@@ -260,7 +260,10 @@ class TestProperties:
         ({"candidates": "all"}, "candidates must be one of 'window', not 'all'"),
         ({"select": "all"}, "select must be one of 'topk', not 'all'"),
         ({"rf_sizes": [8.0]}, "must name the same levels, not 4, 4 and 1"),
-        ({"gt_bboxes": torch.zeros(1, 4)}, r"gt_bboxes must have shape \(B, G, 4\), not \(1, 4\)"),
+        (
+            {"gt_bboxes": torch.zeros(1, 4)},
+            r"gt_bboxes must have shape \(B, G, 4\), or \(B, G, 5\) if oriented, not \(1, 4\)",
+        ),
         ({"gt_mask": torch.ones(1, 2, dtype=torch.bool)}, r"gt_mask must have shape \(1, 1\), not \(1, 2\)"),
     ],
 )

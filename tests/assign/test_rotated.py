@@ -10,8 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rfla_yolo.assign import kl_score, select_topk
-from rfla_yolo.assign.rotated import rotated_candidates
+from rfla_yolo.assign import kl_score, rfla_assign, rfla_match, rotated_candidates, select_topk
 
 from .oracle import anchors
 
@@ -90,3 +89,47 @@ def test_their_number_depends_on_k_alone(ratio):
         objects = torch.tensor([[[400.0, 400.0, 200.0, 200.0 / ratio, 0.7]]])
         found = rotated_candidates(objects, [(200, 200), (100, 100)], [4, 8], k)
         assert k <= found.anchor.shape[-1] <= most
+
+
+@st.composite
+def upright(draw):
+    """Images of a batch with boxes on half pixels, where upright and oriented boxes are the same numbers."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    sides = rng.integers(1, 60, (2, 7, 2)) * draw(st.sampled_from([0.5, 1.0, 2.0]))
+    center = (rng.uniform(-0.1, 1.1, (2, 7, 2)) * 80).round()
+    xyxy = torch.tensor(np.concatenate([center - sides / 2, center + sides / 2], -1), dtype=torch.float32)
+    oriented = torch.tensor(np.concatenate([center, sides, np.zeros((2, 7, 1))], -1), dtype=torch.float32)
+    return xyxy, oriented, torch.from_numpy(rng.random((2, 7)) < 0.9)
+
+
+LEVELS = ([(20, 20), (10, 10), (5, 5)], [4, 8, 16], [8.0, 16.0, 32.0])
+
+
+@settings(max_examples=200, deadline=None)
+@given(upright(), st.sampled_from(["kl", "wd"]), st.sampled_from(["score", "last"]))
+def test_angle_zero_is_the_upright_assignment(case, distance, conflict):
+    xyxy, oriented, mask = case
+    options = {"topk": (3, 1), "topk_max": 30, "distance": distance, "conflict": conflict}
+    assert torch.equal(rfla_assign(oriented, mask, *LEVELS, **options), rfla_assign(xyxy, mask, *LEVELS, **options))
+    options = {"distance": distance}
+    assert torch.equal(rfla_match(oriented, mask, *LEVELS, **options), rfla_match(xyxy, mask, *LEVELS, **options))
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases())
+def test_objects_that_do_not_meet_get_what_a_dense_search_selects(case):
+    objects, grid_shapes, strides, rf_sizes, _ = case
+    for one in objects:
+        expected = dense(one[None], grid_shapes, strides, rf_sizes, torch.tensor([3]))[0]
+        options = {"topk": (3, 0)}
+        got = rfla_assign(
+            one.view(1, 1, 5), torch.ones(1, 1, dtype=torch.bool), grid_shapes, strides, rf_sizes, **options
+        )
+        assert torch.equal(got[0] >= 0, expected)
+
+
+def test_a_long_object_takes_anchors_along_its_own_axis():
+    boxes = torch.tensor([[[40.0, 40.0, 60.0, 6.0, math.pi / 4]]])
+    got = rfla_assign(boxes, torch.ones(1, 1, dtype=torch.bool), [(20, 20)], [4], [8.0], topk=(8, 0))[0]
+    row, column = (got.view(20, 20) >= 0).nonzero().unbind(1)
+    assert len(row) >= 8 and (row - column).abs().max() <= 1
