@@ -27,7 +27,11 @@ import yaml
 from benchmarks.common import RESULTS, ROOT, environment
 from benchmarks.detections import keep, keep_truth
 
-DATA = "hituav-half"
+SPLITS: dict[str, tuple[str, str | None, int]] = {  # set, list of validation images, share of training images by 1/n
+    "choose": ("hituav-half", "val-choose.txt", 2),
+    "confirm": ("hituav-half", "val-confirm.txt", 2),
+    "nuclei": ("nuclei-tiny", None, 1),
+}
 RECIPE = {
     "imgsz": 320,
     "batch": 16,
@@ -42,11 +46,12 @@ RECIPE = {
     "plots": False,
     "deterministic": True,
 }
+MODELS = ["yolov8n-p2", "yolo26n-p2", "yolo26n"]
 PROTOCOLS: dict[str, dict[str, Any]] = {
-    "short": {"models": ["yolov8n-p2"], "every": 2, "epochs": 16},
-    "long": {"models": ["yolov8n-p2"], "every": 2, "epochs": 48},
-    "smoke": {"models": ["yolov8n-p2"], "every": 80, "epochs": 1},  # does it run at all
-    "full": {"models": ["yolov8n-p2", "yolov8s-p2", "yolov8n"], "every": 1, "epochs": 100, "close_mosaic": 10},
+    "short": {"models": MODELS, "epochs": 16},
+    "long": {"models": MODELS, "epochs": 48},
+    "smoke": {"models": MODELS, "every": 80, "epochs": 1},  # does it run at all
+    "full": {"models": [*MODELS, "yolov8s-p2", "yolov8n"], "every": 1, "epochs": 100, "close_mosaic": 10},
 }
 PAPER = {"preset": "paper"}
 GROWN30 = {**PAPER, "rf": "stride", "rf_scale": 2.0, "topk_max": 30}
@@ -54,6 +59,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "tal": {"assigner": "tal"},
     "paper": PAPER,
     "grown30-tal": {**GROWN30, "target": "tal"},  # the default
+    "one2one-rfla": {**GROWN30, "target": "tal", "one2one": "rfla"},
     "grown30-hard": GROWN30,
     "grown30-wd": {**GROWN30, "target": "tal", "distance": "wd"},
     "grown30-trf-tal": {**PAPER, "topk_max": 30, "target": "tal"},
@@ -61,20 +67,21 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-def data_root() -> Path:
-    """Return the folder of the data, or end with a message."""
-    root = Path(os.environ.get("RFLA_DATA", ROOT.parent / "shared" / "data")) / DATA
+def data_root(name: str) -> Path:
+    """Return the folder of a set, or end with a message."""
+    root = Path(os.environ.get("RFLA_DATA", ROOT.parent / "shared" / "data")) / name
     if not root.is_dir():
-        sys.exit(f"no {DATA} at {root}; set RFLA_DATA to the folder that holds it")
+        sys.exit(f"no {name} at {root}; set RFLA_DATA to the folder that holds it")
     return root.resolve()
 
 
 def prepare(folder: Path, every: int, split: str) -> Path:
-    """Write the list of training images and the data YAML of a protocol.
+    """Write the list of training images and the data YAML of a split.
 
     The images are linked, not copied, so that Ultralytics' label caches are written beside the links.
     """
-    root = data_root()
+    name, listed, _ = SPLITS[split]
+    root = data_root(name)
     for part in ("train", "val"):
         for kind in ("images", "labels"):
             (folder / kind / part).mkdir(parents=True, exist_ok=True)
@@ -83,10 +90,12 @@ def prepare(folder: Path, every: int, split: str) -> Path:
                 if file.suffix in {".jpg", ".txt"} and not link.exists():
                     link.symlink_to(file)
     train = sorted((folder / "images" / "train").iterdir())[::every]
-    listed = (root / f"val-{split}.txt").read_text(encoding="utf-8").split()
+    val = sorted(file.name for file in (folder / "images" / "val").iterdir())
+    if listed:
+        val = [Path(name).name for name in (root / listed).read_text(encoding="utf-8").split()]
     (folder / f"train-{every}.txt").write_text("".join(f"{file}\n" for file in train))
-    (folder / f"val-{split}.txt").write_text("".join(f"{folder / 'images' / 'val' / Path(n).name}\n" for n in listed))
-    names = yaml.safe_load((root / f"{DATA}.yaml").read_text(encoding="utf-8"))["names"]
+    (folder / f"val-{split}.txt").write_text("".join(f"{folder / 'images' / 'val' / name}\n" for name in val))
+    names = yaml.safe_load((root / f"{name}.yaml").read_text(encoding="utf-8"))["names"]
     data = {"path": str(folder), "train": f"train-{every}.txt", "val": f"val-{split}.txt", "names": names}
     (folder / f"{every}-{split}.yaml").write_text(yaml.safe_dump(data))
     return folder / f"{every}-{split}.yaml"
@@ -95,11 +104,12 @@ def prepare(folder: Path, every: int, split: str) -> Path:
 def run(out: Path, protocol: str, arm: str, model: str, seed: int, split: str, options: argparse.Namespace) -> None:
     """Train one arm, evaluate the last checkpoint and write the result."""
     from rfla_yolo import RFLAYOLO
+    from rfla_yolo.engine.loss import has_one_to_one
 
     recipe = dict(PROTOCOLS[protocol])
-    models, every = recipe.pop("models"), recipe.pop("every")
+    models, every = recipe.pop("models"), recipe.pop("every", SPLITS[split][2])
     assert model in models
-    folder = options.work / f"{protocol}-{model}-{arm}-{seed}"
+    folder = options.work / f"{protocol}-{split}-{model}-{arm}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     data = prepare(folder / "data", every, split)
     place = {"data": str(data), "device": options.device, "workers": options.workers, "project": str(folder)}
@@ -114,6 +124,10 @@ def run(out: Path, protocol: str, arm: str, model: str, seed: int, split: str, o
     last = folder / "train" / "weights" / "last.pt"
     checked = RFLAYOLO(last).val(imgsz=arguments["imgsz"], batch=16, plots=False, name="val", **place)
     evaluation = checked.evaluation
+    one_to_one = {}
+    if has_one_to_one(yolo.model):  # the figures above are those of the one-to-many branch
+        check = RFLAYOLO(last).val(imgsz=arguments["imgsz"], batch=16, plots=False, name="one2one", nms=False, **place)
+        one_to_one = check.evaluation.metrics
     history = (folder / "train" / "results.csv").read_text(encoding="utf-8").splitlines()
     content = {
         **environment(seed),
@@ -128,6 +142,7 @@ def run(out: Path, protocol: str, arm: str, model: str, seed: int, split: str, o
         "seconds": round(seconds),
         "train_images": len((folder / "data" / f"train-{every}.txt").read_text(encoding="utf-8").split()),
         "metrics": evaluation.metrics,
+        "one_to_one": one_to_one,
         "per_class": evaluation.per_class,
         "by_size": evaluation.by_size,
         "calibration_error": evaluation.calibration["ece"],
@@ -168,8 +183,8 @@ def main() -> None:
     parser.add_argument("--protocol", choices=PROTOCOLS, default="short")
     parser.add_argument("--arms", default="tal,paper", help=f"of {', '.join(ARMS)}")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--models", help="of the protocol's; all by default")
-    parser.add_argument("--split", choices=("choose", "confirm"), default="choose")
+    parser.add_argument("--models", default="yolov8n-p2", help="of the protocol's")
+    parser.add_argument("--split", choices=SPLITS, default="choose")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "accuracy", help="folder of runs and predictions")
@@ -179,7 +194,7 @@ def main() -> None:
     arms = options.arms.split(",")
     if unknown := set(arms) - set(ARMS):
         parser.error(f"unknown arms {', '.join(unknown)}; there are {', '.join(ARMS)}")
-    models = options.models.split(",") if options.models else PROTOCOLS[options.protocol]["models"]
+    models = options.models.split(",")
     for seed in map(int, options.seeds.split(",")):
         for model in models:
             for arm in arms:

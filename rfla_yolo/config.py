@@ -48,6 +48,7 @@ class RFLAConfig:
     distance: str = "kl"
     conflict: str = "score"
     target: str = "tal"
+    one2one: str = "tal"
     rf: str | tuple[float, ...] = "stride"
     rf_scale: float | None = None
     skip_bad_labels: bool = False
@@ -64,6 +65,8 @@ class RFLAConfig:
         lookup("distance", self.distance, DISTANCES)
         lookup("conflict", self.conflict, CONFLICTS)
         lookup("target", self.target, TARGETS)
+        if self.one2one not in ASSIGNERS:
+            raise ValueError(f"one2one must be one of {', '.join(map(repr, ASSIGNERS))}, not {self.one2one!r}")
         lookup("fitness", self.fitness, FITNESS)
         if self.rf_scale is not None and not _is_positive(self.rf_scale):
             raise ValueError(f"rf_scale must be a number above 0, or None, not {self.rf_scale!r}")

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from ultralytics.utils.loss import v8DetectionLoss
+from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
 from ultralytics.utils.metrics import bbox_iou
 
-from ..assign import TARGETS, Selection, rfla_assign, rfla_select
+from ..assign import TARGETS, Selection, rfla_assign, rfla_match, rfla_select
 from ..config import RFLAConfig
 from .effective_field import effective_receptive_fields
 from .receptive_field import detection_model, receptive_fields
@@ -133,14 +133,23 @@ class RFLAAssigner(nn.Module):
         return target_labels, target_bboxes, target_scores, fg_mask, target_gt_idx
 
 
+class RFLAMatcher(RFLAAssigner):
+    """The same for a one-to-one branch: each object gets the one anchor that is nearest to it, by `rfla_match`."""
+
+    def assign(self, gt_bboxes: Tensor, gt_mask: Tensor, grid_shapes: Sequence[tuple[int, int]]) -> Tensor:
+        """Return the object of each anchor as `rfla_match` does, under the settings."""
+        levels = (grid_shapes, self.strides, self.rf_sizes)
+        return rfla_match(gt_bboxes, gt_mask, *levels, distance=self.config.distance)
+
+
 class RFLADetectionLoss(v8DetectionLoss):
-    """Ultralytics' detection loss with `RFLAAssigner` in place of its assigner; everything else is Ultralytics'.
+    """Ultralytics' detection loss with RFLA in place of its assigner; everything else is Ultralytics'.
 
     Args:
-        model: An Ultralytics detection model without a one-to-one head.
+        model: An Ultralytics detection model.
         config: The settings.
         tal_topk: Not used; ``E2ELoss`` passes it to every detection loss.
-        tal_topk2: Not used, likewise.
+        tal_topk2: Given by ``E2ELoss`` for the one-to-one branch, which `RFLAMatcher` assigns then.
 
     Raises:
         ValueError: If the settings do not fit the model.
@@ -151,7 +160,8 @@ class RFLADetectionLoss(v8DetectionLoss):
     ) -> None:
         super().__init__(model, tal_topk, tal_topk2)
         config = config or RFLAConfig()
-        self.assigner: nn.Module = RFLAAssigner(self.nc, self.stride.tolist(), rf_sizes(model, config), config)
+        assigner = RFLAAssigner if tal_topk2 is None else RFLAMatcher
+        self.assigner: nn.Module = assigner(self.nc, self.stride.tolist(), rf_sizes(model, config), config)
 
     def get_assigned_targets_and_loss(
         self, preds: dict[str, Tensor], batch: dict[str, Any], **assign_kwargs: Any
@@ -159,3 +169,37 @@ class RFLADetectionLoss(v8DetectionLoss):
         """Pass the grid shapes on to the assigner, which Ultralytics' call does not name."""
         grid_shapes = [tuple(feature.shape[2:]) for feature in preds["feats"]]
         return super().get_assigned_targets_and_loss(preds, batch, grid_shapes=grid_shapes, **assign_kwargs)
+
+
+def build_criterion(model: nn.Module, config: RFLAConfig) -> RFLADetectionLoss | E2ELoss:
+    """Return the loss of a detection model under RFLA; with a one-to-one branch, Ultralytics' loss of both branches.
+
+    RFLA assigns the one-to-many branch, and the setting ``one2one`` says who assigns the other. The schedule of the two
+    gains is Ultralytics'.
+
+    Args:
+        model: An Ultralytics detection model.
+        config: The settings.
+
+    Raises:
+        ValueError: If the settings do not fit the model.
+    """
+    if not has_one_to_one(model):
+        return RFLADetectionLoss(model, config)
+
+    def branch(model: nn.Module, tal_topk: int = 10, tal_topk2: int | None = None) -> v8DetectionLoss:
+        if tal_topk2 is not None and config.one2one == "tal":
+            return v8DetectionLoss(model, tal_topk, tal_topk2)
+        return RFLADetectionLoss(model, config, tal_topk, tal_topk2)
+
+    return E2ELoss(model, branch)
+
+
+def one_to_many(criterion: Any) -> v8DetectionLoss:
+    """Return the loss of the one-to-many branch, of a head without another the loss itself."""
+    return getattr(criterion, "one2many", criterion)
+
+
+def has_one_to_one(model: nn.Module) -> bool:
+    """Return whether the head of a detection model has a one-to-one branch, as YOLOv10 and YOLO26."""
+    return getattr(detection_model(model).model[-1], "one2one_cv2", None) is not None

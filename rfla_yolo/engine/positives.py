@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,8 +10,6 @@ from torch import Tensor, nn
 
 from ..assign.resolve import box_area
 from ..datasets.writer import SIZES
-
-COLUMNS = tuple(f"assign/{what}{size}" for what in ("positives", "missed") for size in ("", *SIZES))
 
 
 def count_positives(gt_bboxes: Tensor, mask_gt: Tensor, fg_mask: Tensor, target_gt_idx: Tensor) -> Tensor:
@@ -37,31 +36,45 @@ def count_positives(gt_bboxes: Tensor, mask_gt: Tensor, fg_mask: Tensor, target_
 
 
 class PositiveCounter:
-    """Adds up `count_positives` over the calls of an assigner, Ultralytics' or ours, that it is hooked to.
+    """Adds up `count_positives` over the calls of assigners, Ultralytics' or ours, that it is hooked to.
 
     The sums stay on the device until they are read, once an epoch. Under several GPUs each process counts its own
     share of the images; rank 0 writes its own.
 
     Args:
-        criterion: A detection loss; of one with two branches the one-to-many branch is counted.
+        criterion: A detection loss, of one branch or of two.
     """
 
     def __init__(self, criterion: Any) -> None:
-        self.total: Tensor | None = None
-        assigner: nn.Module = getattr(criterion, "one2many", criterion).assigner
-        assigner.register_forward_hook(self._add)
+        self.totals: dict[str, Tensor | None] = {}
+        branches = {"": getattr(criterion, "one2many", criterion), "_one2one": getattr(criterion, "one2one", None)}
+        for branch, loss in branches.items():
+            if loss is not None:
+                self.totals[branch] = None
+                loss.assigner.register_forward_hook(partial(self._add, branch))
 
-    def _add(self, assigner: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    def _add(self, branch: str, assigner: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         gt_bboxes, mask_gt = args[4], args[5]
         counted = count_positives(gt_bboxes, mask_gt, output[3], output[4])
-        self.total = counted if self.total is None else self.total + counted
+        total = self.totals[branch]
+        self.totals[branch] = counted if total is None else total + counted
 
     def read(self) -> dict[str, float]:
         """Return positives per object and the share of objects without any, over all and by size, and start again.
 
-        A figure is NaN where there was no such object.
+        Of a one-to-one branch, whose objects get one positive at most, only the share of objects without. A figure is
+        NaN where there was no such object.
         """
-        total = torch.zeros(len(SIZES), 3) if self.total is None else self.total.cpu()
-        self.total = None
-        objects, positives, missed = torch.cat([total.sum(0, keepdim=True), total]).double().unbind(1)
-        return dict(zip(COLUMNS, torch.cat([positives / objects, missed / objects]).tolist()))
+        figures: dict[str, float] = {}
+        for branch, total in self.totals.items():
+            counts = torch.zeros(len(SIZES), 3) if total is None else total.cpu()
+            objects, positives, missed = torch.cat([counts.sum(0, keepdim=True), counts]).double().unbind(1)
+            if not branch:
+                figures |= dict(zip(_columns("positives"), (positives / objects).tolist()))
+            figures |= dict(zip(_columns(f"missed{branch}"), (missed / objects).tolist()))
+            self.totals[branch] = None
+        return figures
+
+
+def _columns(figure: str) -> list[str]:
+    return [f"assign/{figure}{size}" for size in ("", *SIZES)]

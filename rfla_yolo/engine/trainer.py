@@ -9,14 +9,14 @@ from typing import Any
 
 import ultralytics
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.nn.modules import Detect
+from ultralytics.nn.modules import Detect, v10Detect
 from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 from ultralytics.utils.files import get_latest_run
 
 from ..config import KEPT, RFLAConfig
 from .data import build_checked, check_dataset
-from .loss import RFLADetectionLoss
+from .loss import build_criterion, has_one_to_one, one_to_many
 from .positives import PositiveCounter
 from .receptive_field import detection_model
 from .validator import MAX_DET, SIZE_METRICS, RFLAValidator
@@ -97,8 +97,8 @@ class RFLATrainer(DetectionTrainer):
         comment = f"rfla-yolo on ultralytics {ultralytics.__version__}"
         if self.rfla.assigner == "rfla":
             check_head(model)
-            model.criterion = RFLADetectionLoss(model, self.rfla)
-            assigner = model.criterion.assigner
+            model.criterion = build_criterion(model, self.rfla)
+            assigner = one_to_many(model.criterion).assigner
             comment += "\nreceptive fields in use: " + describe_levels(assigner.strides, assigner.rf_sizes)
         if RANK in {-1, 0}:
             LOGGER.info(f"{colorstr('rfla:')} " + ", ".join(f"{k}={v}" for k, v in self.rfla.to_dict().items()))
@@ -127,6 +127,27 @@ class RFLATrainer(DetectionTrainer):
             return super().save_model()
         finally:
             self.args = args
+
+    def resume_training(self, ckpt: Any) -> None:
+        """Go on where the run was interrupted; Ultralytics would go on with its own assigner on both branches."""
+        super().resume_training(ckpt)
+        model = detection_model(self.model)
+        if ckpt is not None and self.resume and self.rfla.assigner == "rfla" and has_one_to_one(model):
+            model.criterion = build_criterion(model, self.rfla)
+            self._set_gains(self.start_epoch)
+
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        recovered = bool(super()._handle_nan_recovery(epoch))
+        if recovered and self.rfla.assigner == "rfla":  # the epoch is done again, under the gains of its first try
+            self._set_gains(epoch)
+        return recovered
+
+    def _set_gains(self, epoch: int) -> None:
+        """Set the gains of the branches of an end-to-end head to those of an epoch, from 0."""
+        criterion = detection_model(self.model).criterion
+        if hasattr(criterion, "update"):
+            criterion.updates = epoch - 1
+            criterion.update()
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
         """Add the epoch's positives per object to ``results.csv``."""
@@ -163,13 +184,8 @@ def check_task(task: str | None) -> None:
 def check_head(model: Any) -> None:
     """Raise ValueError unless RFLA can train the model's head."""
     head = model.model[-1]
-    if getattr(head, "one2one_cv2", None) is not None:
-        raise ValueError(
-            f"model: its {type(head).__name__} head has a one-to-one branch (YOLOv10, YOLO26), which RFLA does not "
-            "assign yet; take YOLOv8, YOLO11 or YOLO12, or train this model with --assigner tal"
-        )
-    if type(head) is not Detect:
-        raise ValueError(f"model: RFLA trains heads of type Detect, not {type(head).__name__}")
+    if type(head) not in {Detect, v10Detect}:
+        raise ValueError(f"model: RFLA trains heads of type Detect and v10Detect, not {type(head).__name__}")
 
 
 def describe_levels(strides: list[float], rf_sizes: list[float]) -> str:
