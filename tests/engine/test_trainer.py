@@ -176,7 +176,9 @@ class TestResume:
     def test_finished_run(self, trained, resume, monkeypatch):
         monkeypatch.chdir(trained / "weights")
         before = sorted(trained.parent.iterdir())
-        with pytest.raises(ValueError, match=r"last\.pt has finished, there is nothing to resume; .* model="):
+        with pytest.raises(
+            ValueError, match=r"last\.pt has finished, there is nothing to resume; .* model="
+        ):
             RFLAYOLO("last.pt").train(resume=resume)
         assert sorted(trained.parent.iterdir()) == before
 
@@ -291,11 +293,6 @@ class TestBadInput:
     def test_wrong_number_of_fields(self, tiny_set, tmp_path):
         with pytest.raises(ValueError, match="rf must give one size in px for each of the model's 4 levels"):
             self.train(tiny_set, tmp_path, rf=(8, 16, 32))
-
-    @pytest.mark.parametrize("name", ["yolov10n.yaml", "yolo26n-p2.yaml"])
-    def test_one_to_one_heads(self, tiny_set, tmp_path, name):
-        with pytest.raises(ValueError, match="one-to-one branch"):
-            self.train(tiny_set, tmp_path, model=name)
 
     def test_one_to_one_heads_train_with_tal(self, tiny_set, tmp_path):
         self.train(tiny_set, tmp_path, model="yolo26n-p2.yaml", assigner="tal", epochs=1)

@@ -1,0 +1,167 @@
+"""Heads with a one-to-one branch, and one step of every detection model that Ultralytics ships."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import ultralytics
+from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.tasks import DetectionModel, guess_model_scale
+from ultralytics.utils.loss import v8DetectionLoss
+
+from rfla_yolo import RFLAYOLO, RFLAConfig, RFLADetectionLoss, RFLATrainer
+from rfla_yolo.engine.loss import RFLAMatcher, build_criterion, one_to_many
+from rfla_yolo.engine.positives import SIZES, PositiveCounter
+
+from .conftest import QUICK
+
+SHIPPED = Path(ultralytics.__file__).parent / "cfg" / "models"
+OTHERS = ("-cls", "-depth", "-obb", "-pose", "-seg", "-sem", "world", "yoloe", "rtdetr")
+LARGE = {"yolov9e", "yolov9c", "yolov9m", "yolov3", "yolov3-spp", "yolov10x", "yolov10l", "yolov10b", "yolov10m"}
+DETECTORS = sorted(f for f in SHIPPED.rglob("*.yaml") if not any(other in f.stem for other in OTHERS))
+
+
+def model_of(file, **options):
+    torch.manual_seed(0)
+    stem = file.stem if guess_model_scale(file.name) or file.stem in {"yolov3", "yolov3-spp"} else file.stem
+    model = DetectionModel(str(file.with_name(f"{stem}.yaml")), nc=3, verbose=False, **options)
+    model.args = get_cfg()
+    return model
+
+
+def objects_of_all_sizes(model, size):
+    """A batch whose objects reach every level, on two images."""
+    sides = [3.0, 6, 12] + [float(2 * s) for s in model.stride] + [size * 0.9]
+    rows = []
+    for image in range(2):
+        for i, side in enumerate(sides):
+            centre = (0.13 + 0.71 * i / len(sides), 0.85 - 0.6 * i / len(sides)) if side < size / 2 else (0.5, 0.5)
+            rows.append([image, i % 3, *centre, side / size, side / size])
+    rows = torch.tensor(rows)
+    return {"img": torch.rand(2, 3, size, size), "batch_idx": rows[:, 0], "cls": rows[:, 1:2], "bboxes": rows[:, 2:]}
+
+
+def gradients(model):
+    """The largest gradient of every branch and level of the head."""
+    head = model.model[-1]
+    return {
+        f"{branch}.{level}": max(float(p.grad.abs().max()) for p in getattr(head, branch)[level].parameters())
+        for branch in ("cv2", "cv3", "one2one_cv2", "one2one_cv3")
+        if getattr(head, branch, None) is not None
+        for level in range(head.nl)
+    }
+
+
+@pytest.mark.parametrize(
+    "file", [pytest.param(f, marks=pytest.mark.slow if f.stem in LARGE else ()) for f in DETECTORS], ids=lambda f: f.stem
+)
+def test_one_step_of_every_detection_model(file):
+    model = model_of(file)
+    criterion = build_criterion(model, RFLAConfig(one2one="rfla"))
+    counter = PositiveCounter(criterion)
+    size = int(max(8 * model.stride.max(), 256))
+    batch = objects_of_all_sizes(model, size)
+    total, items = criterion(model.train()(batch["img"]), batch)
+    assert total.isfinite().all() and all(value.isfinite().all() for value in items.values())
+    total.sum().backward()
+    assert all(value > 0 for value in gradients(model).values()), gradients(model)
+    counted = counter.read()
+    assert counted["assign/missed"] == 0
+    assert 3 <= counted["assign/positivesvt"] <= 6  # three and their equals, and one of the second stage
+    if hasattr(criterion, "one2one"):
+        assert counted["assign/missed_one2one"] == 0
+
+
+class TestBranches:
+    def test_who_assigns_them(self):
+        model = model_of(SHIPPED / "26" / "yolo26-p2.yaml")
+        for setting, expected in (("tal", v8DetectionLoss), ("rfla", RFLADetectionLoss)):
+            criterion = build_criterion(model, RFLAConfig(one2one=setting))
+            assert type(criterion.one2one) is expected and type(criterion.one2many) is RFLADetectionLoss
+            assert isinstance(criterion.one2one.assigner, RFLAMatcher) == (setting == "rfla")
+            assert not isinstance(one_to_many(criterion).assigner, RFLAMatcher)
+
+    def test_each_object_has_one_anchor_and_each_anchor_one_object(self):
+        model = model_of(SHIPPED / "26" / "yolo26.yaml")
+        matcher = build_criterion(model, RFLAConfig(one2one="rfla")).one2one.assigner
+        boxes = torch.rand(1, 60, 2) * 300
+        boxes = torch.cat((boxes, boxes + 3 + torch.rand(1, 60, 2) * 9), -1)
+        got = matcher.assign(boxes, torch.ones(1, 60, dtype=torch.bool), [(40, 40), (20, 20), (10, 10)])
+        assert sorted(got[got >= 0].tolist()) == list(range(60))
+
+    def test_setting_is_checked(self):
+        with pytest.raises(ValueError, match="one2one must be one of 'rfla', 'tal', not 'both'"):
+            RFLAConfig(one2one="both")
+
+    @pytest.mark.parametrize("name", ["yolov8n-seg.yaml", "yolov8n-obb.yaml", "yolov8s-world.yaml", "rtdetr-l.yaml"])
+    def test_other_heads_are_refused_by_name(self, name):
+        with pytest.raises(ValueError, match=name):
+            RFLAYOLO(name)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, tiny_sets):
+    """Checkpoint of a yolo26n training of five epochs, stopped after the third, and its gains by epoch."""
+    root = tmp_path_factory.mktemp("runs")
+    data = tiny_sets(root)
+    gains = []
+    model = RFLAYOLO("yolo26n.yaml")
+
+    def stop(trainer):
+        gains.append(trainer.model.criterion.o2m)
+        trainer.stop = trainer.epoch == 2
+
+    model.add_callback("on_train_epoch_start", lambda t: gains.append(t.model.criterion.o2m))
+    model.add_callback("on_fit_epoch_end", lambda t: setattr(t, "stop", t.epoch == 2))
+    model.add_callback("on_model_save", lambda t: (root / "copy.pt").write_bytes(t.last.read_bytes()))
+    options = {**QUICK, "epochs": 5, "one2one": "rfla", "project": str(root), "name": "run"}
+    model.train(data=str(data), **options)
+    return root, gains
+
+
+class TestTraining:
+    def test_results_csv_counts_both_branches(self, interrupted):
+        root, _ = interrupted
+        with (root / "run" / "results.csv").open() as file:
+            rows = [{k.strip(): float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        for row in rows:
+            assert {f"assign/missed_one2one{size}" for size in ("", *SIZES)} <= set(row)
+            assert row["assign/missed_one2one"] == 0
+
+    def test_gains_follow_ultralytics_schedule_and_survive_resume(self, interrupted, tmp_path):
+        root, gains = interrupted
+        schedule = [0.8 - 0.7 * epoch / 4 for epoch in range(5)]
+        assert gains == pytest.approx(schedule[:3])
+        resumed = []
+        model = RFLAYOLO(root / "copy.pt")
+        model.add_callback("on_train_epoch_start", lambda t: resumed.append((t.model.criterion.o2m, t.model.criterion)))
+        model.train(resume=True)
+        assert [gain for gain, _ in resumed] == pytest.approx(schedule[3:])
+        assert type(resumed[0][1].one2many) is RFLADetectionLoss
+        assert isinstance(resumed[0][1].one2one.assigner, RFLAMatcher)
+
+    def test_gains_of_an_epoch_that_is_done_again(self, tiny_set, tmp_path):
+        gains = []
+        options = {**QUICK, "epochs": 4, "name": "run", "project": str(tmp_path), "data": str(tiny_set)}
+        trainer = RFLATrainer(overrides={**options, "model": "yolo26n.yaml"})
+
+        def spoil(trainer):
+            if trainer.epoch == 1 and len(gains) == 2:
+                trainer.loss = trainer.loss * float("nan")
+
+        trainer.add_callback("on_train_epoch_start", lambda t: gains.append(t.model.criterion.o2m))
+        trainer.add_callback("on_train_epoch_end", spoil)
+        trainer.train()
+        schedule = [0.8 - 0.7 * epoch / 3 for epoch in range(4)]
+        assert gains == pytest.approx([*schedule[:2], *schedule[1:]])
+
+    def test_plain_ultralytics_loads_and_validates_both_branches(self, interrupted, tiny_set):
+        root, _ = interrupted
+        for nms in (None, False):
+            YOLO(root / "run" / "weights" / "last.pt").val(
+                data=str(tiny_set), imgsz=64, device="cpu", workers=0, plots=False, nms=nms, project=str(root)
+            )
