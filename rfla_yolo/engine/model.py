@@ -38,6 +38,8 @@ class RFLAYOLO(YOLO):
             super().__init__(model, task=task, verbose=verbose)
         except FileNotFoundError:
             raise
+        except NotImplementedError:  # RT-DETR: a head that YOLO has no task for
+            raise ValueError(f"model: {model} is no YOLO; RFLA trains detectors (task 'detect')") from None
         except Exception as error:
             if path.suffix != ".pt":
                 raise

@@ -10,7 +10,7 @@ import torch
 import ultralytics
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
-from ultralytics.nn.tasks import DetectionModel, guess_model_scale
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.loss import v8DetectionLoss
 
 from rfla_yolo import RFLAYOLO, RFLAConfig, RFLADetectionLoss, RFLATrainer
@@ -27,8 +27,7 @@ DETECTORS = sorted(f for f in SHIPPED.rglob("*.yaml") if not any(other in f.stem
 
 def model_of(file, **options):
     torch.manual_seed(0)
-    stem = file.stem if guess_model_scale(file.name) or file.stem in {"yolov3", "yolov3-spp"} else file.stem
-    model = DetectionModel(str(file.with_name(f"{stem}.yaml")), nc=3, verbose=False, **options)
+    model = DetectionModel(str(file), nc=3, verbose=False, **options)
     model.args = get_cfg()
     return model
 
@@ -57,7 +56,9 @@ def gradients(model):
 
 
 @pytest.mark.parametrize(
-    "file", [pytest.param(f, marks=pytest.mark.slow if f.stem in LARGE else ()) for f in DETECTORS], ids=lambda f: f.stem
+    "file",
+    [pytest.param(f, marks=pytest.mark.slow if f.stem in LARGE else ()) for f in DETECTORS],
+    ids=lambda f: f.stem,
 )
 def test_one_step_of_every_detection_model(file):
     model = model_of(file)
@@ -110,10 +111,6 @@ def interrupted(tmp_path_factory, tiny_sets):
     data = tiny_sets(root)
     gains = []
     model = RFLAYOLO("yolo26n.yaml")
-
-    def stop(trainer):
-        gains.append(trainer.model.criterion.o2m)
-        trainer.stop = trainer.epoch == 2
 
     model.add_callback("on_train_epoch_start", lambda t: gains.append(t.model.criterion.o2m))
     model.add_callback("on_fit_epoch_end", lambda t: setattr(t, "stop", t.epoch == 2))

@@ -176,9 +176,7 @@ class TestResume:
     def test_finished_run(self, trained, resume, monkeypatch):
         monkeypatch.chdir(trained / "weights")
         before = sorted(trained.parent.iterdir())
-        with pytest.raises(
-            ValueError, match=r"last\.pt has finished, there is nothing to resume; .* model="
-        ):
+        with pytest.raises(ValueError, match=r"last\.pt has finished, there is nothing to resume; .* model="):
             RFLAYOLO("last.pt").train(resume=resume)
         assert sorted(trained.parent.iterdir()) == before
 
