@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils import LOGGER
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
 
+from .loss import has_one_to_one
 from .trainer import RFLATrainer
 from .validator import MAX_DET, RFLAValidator
 
@@ -29,6 +33,8 @@ class RFLAYOLO(YOLO):
         >>> model = RFLAYOLO("yolov8n-p2.yaml")
         >>> model.train(data="aitod.yaml", epochs=100, imgsz=800, topk=(3, 1), rf="trf")  # doctest: +SKIP
     """
+
+    model: Any  # the network, or the path of an exported file
 
     def __init__(self, model: str | Path = "yolov8s-p2.yaml", task: str | None = None, verbose: bool = False) -> None:
         path = Path(model)
@@ -68,8 +74,25 @@ class RFLAYOLO(YOLO):
         return super().train(trainer=trainer or RFLATrainer, **kwargs)
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
-        """Validate; the metrics returned carry the figures by size as ``.evaluation``."""
-        return super().val(validator=validator or RFLAValidator, **kwargs)
+        """Validate; the metrics returned carry the figures by size as ``.evaluation``.
+
+        A head with a one-to-one branch is validated twice unless ``nms`` is given: by its one-to-many branch with
+        non-maximum suppression, which is Ultralytics' default, and by the one-to-one branch (``nms=False``), whose
+        figures are ``.one_to_one`` and whose files lie in the folder ``one2one`` of the run.
+        """
+        validator = validator or RFLAValidator
+        model = self.model
+        if "nms" in kwargs or not isinstance(model, DetectionModel) or not has_one_to_one(model):
+            return super().val(validator=validator, **kwargs)
+        other = deepcopy(model)  # a validation removes the branch that it does not use
+        LOGGER.info("The one-to-many branch, with non-maximum suppression (nms=None):")
+        metrics = super().val(validator=validator, **kwargs)
+        LOGGER.info("The one-to-one branch (nms=False):")
+        self.model = other
+        folder = str(Path(metrics.save_dir) / "one2one")
+        metrics.one_to_one = super().val(validator=validator, **{**kwargs, "nms": False, "save_dir": folder}).evaluation
+        self.model, self.metrics = model, metrics
+        return metrics
 
     def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
         """Predict, with room for dense images."""

@@ -103,6 +103,9 @@ class RFLATrainer(DetectionTrainer):
         if RANK in {-1, 0}:
             LOGGER.info(f"{colorstr('rfla:')} " + ", ".join(f"{k}={v}" for k, v in self.rfla.to_dict().items()))
             LOGGER.info(f"{colorstr('rfla:')} {comment.splitlines()[-1]}")
+            if has_one_to_one(model):
+                branch = "one-to-one (nms=False)" if self.args.nms is False else "one-to-many (nms=None)"
+                LOGGER.info(f"{colorstr('rfla:')} validation and fitness follow the {branch} branch")
             self.rfla.save(self.save_dir / "rfla.yaml", comment)
 
     def _setup_train(self) -> None:

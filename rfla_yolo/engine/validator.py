@@ -74,7 +74,9 @@ class RFLAValidator(DetectionValidator):
             max_nms=MAX_NMS,
             end2end=self.end2end,
         )
-        self._cut = [max(len(x) - self.args.max_det, 0) for x in outputs]
+        # an end-to-end head gives max_det boxes always; where the last still counts, more would have
+        full = self.args.max_det if self.end2end else math.inf
+        self._cut = [max(len(x) - self.args.max_det, int(len(x) == full)) for x in outputs]
         outputs = [x[: self.args.max_det] for x in outputs]  # best first: what max_det would have left
         return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in outputs]
 
@@ -155,7 +157,11 @@ class RFLAValidator(DetectionValidator):
     def _warn_of_cuts(self) -> None:
         """Say where ``max_det`` has cut detections off, and how many were no numbers."""
         cut = Counter({im_file: count for im_file, _, _, count, _ in self.jdict if count})
-        if cut:
+        if cut and self.end2end:
+            LOGGER.warning(
+                f"max_det={self.args.max_det} is reached in {len(cut)} images: the head may have cut some off"
+            )
+        elif cut:
             worst, most = cut.most_common(1)[0]
             LOGGER.warning(
                 f"max_det={self.args.max_det} cut off {cut.total()} detections in {len(cut)} images, "

@@ -162,3 +162,16 @@ class TestTraining:
             YOLO(root / "run" / "weights" / "last.pt").val(
                 data=str(tiny_set), imgsz=64, device="cpu", workers=0, plots=False, nms=nms, project=str(root)
             )
+
+    def test_val_shows_both_branches(self, interrupted, tiny_set):
+        root, _ = interrupted
+        model = RFLAYOLO(root / "run" / "weights" / "last.pt")
+        options = {"data": str(tiny_set), "imgsz": 64, "device": "cpu", "workers": 0, "plots": False}
+        both = model.val(project=str(root), name="both", **options)
+        files = [root / "both" / "predictions.json", root / "both" / "one2one" / "predictions.json"]
+        assert files[0].read_text() != files[1].read_text()
+        for nms, file, figures in zip((None, False), files, (both.evaluation, both.one_to_one)):
+            model = RFLAYOLO(root / "run" / "weights" / "last.pt")
+            alone = model.val(project=str(root), name=f"alone-{nms}", nms=nms, **options)
+            assert (root / f"alone-{nms}" / "predictions.json").read_text() == file.read_text()
+            assert alone.evaluation.metrics == figures.metrics and not hasattr(alone, "one_to_one")
