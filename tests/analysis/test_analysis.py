@@ -346,9 +346,7 @@ def test_only_image_sizes_are_tried_that_can_be_trained(tiny_set):
     assert [96 * row["zoom"] for row in found.result["sweep"] if row["kind"] == "imgsz"] == [64, 160, 192]
 
 
-@pytest.mark.parametrize(
-    "model", ["yolo26n.yaml", "yolov10n.yaml", "yolov8s-worldv2.yaml", "rtdetr-l.yaml", "yolov8n-seg.yaml"]
-)
+@pytest.mark.parametrize("model", ["yolov8s-worldv2.yaml", "rtdetr-l.yaml", "yolov8n-seg.yaml"])
 def test_refuses_the_models_that_training_refuses(model, tiny_set):
     messages = []
     for call in (
@@ -361,9 +359,8 @@ def test_refuses_the_models_that_training_refuses(model, tiny_set):
     assert messages[0] == messages[1]
 
 
-def test_tal_of_a_head_with_two_branches(tiny_set):
-    """Training takes YOLO26 with TAL, so the analysis does, of the branch that gets many anchors an object."""
-    assert analyze(tiny_set, "yolo26n.yaml", images=2, imgsz=64, assigner="tal").result["assigners"].keys() == {"tal"}
+def test_of_a_head_with_two_branches_the_one_to_many_branch_is_shown(tiny_set):
+    assert set(analyze(tiny_set, "yolo26n.yaml", images=2, imgsz=64).result["assigners"]) == {"rfla", "tal"}
     model = DetectionModel("yolo26n.yaml", nc=2, verbose=False)
     model.args = get_cfg()
     image = torch.randint(0, 255, (3, SIDE, SIDE), dtype=torch.uint8)
