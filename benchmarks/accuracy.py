@@ -3,7 +3,8 @@
 ``python benchmarks/accuracy.py --protocol short --arms tal,paper --seeds 0,1,2`` trains what has no result yet, so it
 can be stopped and started again; an unfinished run starts anew, because a resumed run never equals an undisturbed one.
 All arms share one recipe; only the assigner and its targets differ. ``--split choose`` is for finding settings,
-``--split confirm`` for the seeds that no choice has seen. ``python benchmarks/accuracy_report.py`` makes the tables.
+``--split confirm`` for the seeds that no choice has seen, ``--split all`` for a final statement on both with fresh
+ones. ``python benchmarks/accuracy_report.py`` makes the tables.
 The detections of every run are kept beside its result, small enough to commit, so that intervals can be taken anew.
 """
 
@@ -30,6 +31,7 @@ from benchmarks.detections import keep, keep_truth
 SPLITS: dict[str, tuple[str, str | None, int]] = {  # set, list of validation images, share of training images by 1/n
     "choose": ("hituav-half", "val-choose.txt", 2),
     "confirm": ("hituav-half", "val-confirm.txt", 2),
+    "all": ("hituav-half", None, 2),
     "nuclei": ("nuclei-tiny", None, 1),
 }
 RECIPE = {

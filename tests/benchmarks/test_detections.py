@@ -99,3 +99,27 @@ class TestReport:
         (row,) = accuracy_report.differences(*sides, [], [STORED])
         assert row == {**STORED, "method": accuracy_report.FORMER}
         assert accuracy_report.differences(*sides, [], []) == []
+
+    def test_a_class_of_few_objects_does_not_count_in_the_mean_of_a_size(self, tmp_path):
+        objects = [
+            {"id": i + 1, "image_id": i + 1, "category_id": int(i < 2), "bbox": [4.0, 4.0, 6.0, 6.0]} for i in range(62)
+        ]
+        truth = {
+            "images": [{"id": i + 1, "file_name": f"0_{i % 5}_{i}.png"} for i in range(62)],
+            "categories": [{"id": 0, "name": "person"}, {"id": 1, "name": "car"}],
+            "annotations": objects,
+        }
+        detections = [
+            {"image_id": o["image_id"], "category_id": 0, "bbox": [4.0, 4.0, 6.0, 3.6], "score": 0.9}
+            for o in objects[2:]
+        ]  # every person at IoU 0.6, no car
+        keep_truth(tmp_path / "confirm.json.gz", truth)
+        keep(tmp_path / "tal-3.npz", detections)
+        run = self.runs(tmp_path, "tal")[3]
+        figures = accuracy_report.sharper(run, truth)
+        assert evaluate(truth, detections)["APvt"] == pytest.approx(0.15, abs=0.01)  # the two cars weigh as 60 persons
+        assert figures["APvt"] == pytest.approx(0.3, abs=0.01)
+        assert np.isnan(figures["APt"])
+        assert [figures[f"person, below 8 px, {n}"] for n in ("AP25", "AP50", "AP75")] == pytest.approx(
+            [1, 1, 0], abs=0.01
+        )
