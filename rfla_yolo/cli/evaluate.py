@@ -13,7 +13,7 @@ from .parser import Parser, add_areas, fail
 def run(argv: Sequence[str]) -> None:
     """Evaluate a file of detections, COCO JSON: AP by object size and more."""
     parser = Parser("evaluate", run.__doc__)
-    parser.add_argument("--annotations", required=True, help="COCO ground truth")
+    parser.add_argument("--annotations", required=True, help="COCO ground truth; boxes are rbox, oriented, or bbox")
     parser.add_argument("--predictions", required=True, help="COCO detections; images by id or file name")
     parser.add_argument("--out", help="folder for metrics.json and a page of tables and pictures")
     parser.add_argument("--images", help="folder of the images, to show the worst of them on the page")

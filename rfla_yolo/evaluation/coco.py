@@ -93,10 +93,14 @@ def evaluate(
     COCO's matching and averaging with up to 1500 detections per image and class and the AI-TOD size ranges. AP25 is the
     AP at IoU 0.25 (the official tool prints -1 for it, because 0.25 is not among its thresholds).
 
+    Where objects and detections have an ``rbox``, an oriented box (centre x, centre y, width, height in px, angle in
+    radians, the width along (cos, sin), y downwards), boxes are matched by the exact IoU of the two rectangles, and the
+    area is width x height unless given.
+
     Args:
         annotations: COCO ground truth, a path or the loaded dict.
-        predictions: COCO detections (image_id, category_id, bbox as xywh px, score), a path or the loaded list. Images
-            are named by id or by file name.
+        predictions: COCO detections (image_id, category_id, bbox as xywh px or rbox, score), a path or the loaded list.
+            Images are named by id or by file name.
         image_ids: Images to evaluate; all by default.
         areas: Size ranges: ``"aitod"``, ``"coco"``, borders of sqrt(area) in px (0, 8, 16, 32), or ranges of area in
             px^2 by name.

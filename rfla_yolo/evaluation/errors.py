@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .figures import average_precision
+from .greedy import near_pairs
 from .matching import AT_50, Bools, Floats, Ints, Matching
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU from which a box lies on an object, and up to which it lies on none
@@ -57,7 +58,7 @@ def error_breakdown(matching: Matching) -> dict[str, dict[str, dict[str, float |
     blamed = np.zeros(len(flat.gt_label), dtype=bool)
     blamed[target[mendable]] = True
     missed, best = ~flat.gt_found & ~blamed, _best_of_each_target(flat, mendable, target)
-    own = flat.bbox[:, 2:].prod(1)
+    own = flat.bbox[:, 2:4].prod(1)
     area = np.where(target >= 0, flat.gt_area[target], own) if len(flat.gt_area) else own
     keep_all, count_all = np.ones(len(kind), dtype=bool), np.ones(len(missed), dtype=bool)
     base = _mean_ap50(flat, flat.label, flat.hit, keep_all, count_all)
@@ -79,33 +80,32 @@ def error_breakdown(matching: Matching) -> dict[str, dict[str, dict[str, float |
 
 def _kinds(flat: Flat) -> tuple[Ints, Ints]:
     """Return the kind of error of each detection, -1 for a hit, and the object that it is about, -1 for none."""
-    from faster_coco_eval.core import mask
-
-    kind, target = np.full(len(flat.label), NONE), np.full(len(flat.label), NONE)
-    order, gt_order = np.argsort(flat.image, kind="stable"), np.argsort(flat.gt_image, kind="stable")
-    images = np.unique(flat.image)
-    starts, ends = (np.searchsorted(flat.image[order], images, side) for side in ("left", "right"))
-    gt_starts, gt_ends = (np.searchsorted(flat.gt_image[gt_order], images, side) for side in ("left", "right"))
-    for start, end, gt_start, gt_end in zip(starts, ends, gt_starts, gt_ends):
-        dets, gts = order[start:end], gt_order[gt_start:gt_end]
-        dets = dets[~flat.hit[dets]]
-        if not len(gts) or not len(dets):
-            kind[dets] = BKG
-            continue
-        iou = np.asarray(mask.iou(flat.bbox[dets], flat.gt_bbox[gts], np.zeros(len(gts), dtype=np.uint8)))
-        same_class = flat.label[dets][:, None] == flat.gt_label[gts]
-        same, other = np.where(same_class, iou, -1), np.where(same_class, -1, iou)
-        same_iou, other_iou = same.max(1), other.max(1)
-        choices = [
-            (same_iou >= BACKGROUND) & (same_iou <= FOREGROUND),
-            other_iou >= FOREGROUND,
-            same_iou >= FOREGROUND,
-            iou.max(1) <= BACKGROUND,
-        ]
-        kind[dets] = np.select(choices, [LOC, CLS, DUP, BKG], BOTH)
-        about = np.select(choices[:3], [same.argmax(1), other.argmax(1), same.argmax(1)], NONE)
-        target[dets] = np.where(about >= 0, gts[about], NONE)
+    false = np.flatnonzero(~flat.hit)
+    boxes, image = flat.bbox[false], flat.image[false]
+    crowd = np.zeros(len(flat.gt_label), dtype=bool)  # none is left
+    dets, gts, iou = near_pairs(boxes, image, flat.gt_bbox, flat.gt_image, crowd, BACKGROUND)
+    order = np.lexsort((gts, -iou, dets))
+    dets, gts, iou = false[dets[order]], gts[order], iou[order]
+    same_class = flat.label[dets] == flat.gt_label[gts]
+    same, same_iou = _nearest(dets[same_class], gts[same_class], iou[same_class], len(flat.label))
+    other, other_iou = _nearest(dets[~same_class], gts[~same_class], iou[~same_class], len(flat.label))
+    choices = [
+        (same_iou >= BACKGROUND) & (same_iou <= FOREGROUND),
+        other_iou >= FOREGROUND,
+        same_iou >= FOREGROUND,
+        np.maximum(same_iou, other_iou) <= BACKGROUND,
+    ]
+    kind = np.where(flat.hit, NONE, np.select(choices, [LOC, CLS, DUP, BKG], BOTH))
+    target = np.where(flat.hit, NONE, np.select(choices[:3], [same, other, same], NONE))
     return kind, target
+
+
+def _nearest(dets: Ints, gts: Ints, iou: Floats, count: int) -> tuple[Ints, Floats]:
+    """Return the object of the first pair of each detection and its IoU, -1 and 0 for none; pairs in order."""
+    nearest, highest = np.full(count, NONE), np.zeros(count)
+    found, first = np.unique(dets, return_index=True)
+    nearest[found], highest[found] = gts[first], iou[first]
+    return nearest, highest
 
 
 def _best_of_each_target(flat: Flat, chosen: Bools, target: Ints) -> Bools:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from .rotated import hulls, intersections
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -24,9 +26,9 @@ def near_pairs(
     """Return the pairs of a detection and an object of the same group with an IoU of ``least`` (above 0) or more.
 
     Args:
-        bbox: Boxes of the detections, xywh, (D, 4).
+        bbox: Boxes of the detections, axis-aligned, (D, 4), or oriented, (D, 5).
         group: Group (image and class) of each, (D,).
-        gt_bbox: Boxes of the objects, (G, 4).
+        gt_bbox: Boxes of the objects, (G, 4) or (G, 5).
         gt_group: Group of each, (G,).
         gt_crowd: Crowds, whose IoU is the share of the detection that lies inside, (G,).
         least: Lowest IoU.
@@ -34,13 +36,19 @@ def near_pairs(
     Returns:
         Index of the detection, ascending, index of the object, and IoU of each pair, (P,).
     """
-    parts = [
-        (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0)),
-        *(
-            _overlapping(bbox, gt_bbox, gt_crowd, dets, gts, least)
-            for dets, gts in _same_columns_of_pixels(bbox, group, gt_bbox, gt_group)
-        ),
-    ]
+    oriented = bbox.shape[1] == 5
+    hull, gt_hull = (hulls(bbox), hulls(gt_bbox)) if oriented else (bbox, gt_bbox)
+    parts = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))]
+    for dets, gts in _same_columns_of_pixels(hull, group, gt_hull, gt_group):
+        dets, gts, common = _overlapping(hull, gt_hull, dets, gts)
+        if oriented:
+            common = intersections(bbox[dets], gt_bbox[gts])
+        own, gt_own = (bbox[:, 2] * bbox[:, 3])[dets], (gt_bbox[:, 2] * gt_bbox[:, 3])[gts]
+        # the arithmetic of pycocotools, to the last bit; an oriented box without an area has a hull
+        whole = np.where(gt_crowd[gts], own, own + gt_own - common)
+        iou = np.divide(common, whole, out=np.zeros(len(whole)), where=whole > 0)
+        kept = iou >= least
+        parts.append((dets[kept], gts[kept], iou[kept]))
     dets, gts, iou = (np.concatenate(column) for column in zip(*parts))
     return dets, gts, iou
 
@@ -75,10 +83,8 @@ def _same_columns_of_pixels(bbox: Floats, group: Ints, gt_bbox: Floats, gt_group
         start = end
 
 
-def _overlapping(
-    bbox: Floats, gt_bbox: Floats, gt_crowd: Bools, dets: Ints, gts: Ints, least: float
-) -> tuple[Ints, Ints, Floats]:
-    """Keep the pairs of an IoU of ``least`` or more; the arithmetic is that of pycocotools, to the last bit."""
+def _overlapping(bbox: Floats, gt_bbox: Floats, dets: Ints, gts: Ints) -> tuple[Ints, Ints, Floats]:
+    """Keep the pairs of axis-aligned boxes that share an area, and return it too."""
     x, y, w, h = bbox.T
     gt_x, gt_y, gt_w, gt_h = gt_bbox.T
     width = np.minimum((x + w)[dets], (gt_x + gt_w)[gts]) - np.maximum(x[dets], gt_x[gts])
@@ -86,12 +92,7 @@ def _overlapping(
     dets, gts, width = dets[near], gts[near], width[near]
     height = np.minimum((y + h)[dets], (gt_y + gt_h)[gts]) - np.maximum(y[dets], gt_y[gts])
     near = np.flatnonzero(height > 0)
-    dets, gts = dets[near], gts[near]
-    common = width[near] * height[near]
-    own = (w * h)[dets]
-    iou = common / np.where(gt_crowd[gts], own, own + (gt_w * gt_h)[gts] - common)
-    kept = iou >= least
-    return dets[kept], gts[kept], iou[kept]
+    return dets[near], gts[near], width[near] * height[near]
 
 
 def greedy_match(

@@ -15,15 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from .boxes import Detections, Json, Objects
+from .boxes import COLUMNS, Detections, Json, Objects
 
 LOGGER = logging.getLogger("rfla_yolo")
+TURN = 2 * math.pi  # radians
 EXACT = 2**53  # from here on two whole numbers may be the same float
 
 
 @dataclass(frozen=True)
 class Inputs:
     """What is evaluated. Ids of images and categories are those of the ground truth, whole numbers or text.
+
+    The boxes of objects and detections are of one kind, axis-aligned or oriented.
 
     Attributes:
         images: COCO images, ordered by id.
@@ -49,7 +52,8 @@ def load_inputs(
         annotations: COCO ground truth, a path or the loaded dict.
         predictions: COCO detections, a path or the loaded list. ``image_id`` may be the id, the file name or its stem.
             A ``file_name`` that fits one image goes before it: Ultralytics makes the number 42 of the stem 0042.
-            None for the ground truth alone.
+            None for the ground truth alone. The boxes of both are ``rbox`` where the entries have one (centre x,
+            centre y, width, height in px, angle in radians, the width along (cos, sin)), else ``bbox``.
         image_ids: Images to keep; all by default.
 
     Returns:
@@ -70,14 +74,19 @@ def load_inputs(
     if not found and predictions is not None:
         LOGGER.warning(f"{found_name}: no detections at all")
     images, categories = (_Known(truth[part], part, truth_name) for part in ("images", "categories"))
-    objects = _checked_objects(truth["annotations"], images, categories, truth_name)
-    found = _checked_detections(found, images, categories, found_name)
+    kinds = _kind_of_boxes(truth["annotations"], truth_name, "annotation"), _kind_of_boxes(found, found_name, "entry")
+    box = kinds[0] or kinds[1] or "bbox"
+    if None not in kinds and kinds[0] != kinds[1]:
+        other, name = (truth_name, found_name) if kinds[1] == "rbox" else (found_name, truth_name)
+        raise ValueError(f"{name} has oriented boxes (rbox), {other} has none; both must be of one kind")
+    objects = _checked_objects(truth["annotations"], images, categories, truth_name, box)
+    found = _checked_detections(found, images, categories, found_name, box)
     kept = images.ids.keys() if image_ids is None else {images.find(key, "image_ids") for key in image_ids}
     things = [image for image in images.entries if image["id"] in kept], uniquely_named(categories.entries)
     return Inputs(
         *things,
-        objects=Objects.from_coco([obj for obj in objects if obj["image_id"] in kept], *things),
-        detections=Detections.from_coco([d for d in found if d["image_id"] in kept], *things),
+        objects=Objects.from_coco([obj for obj in objects if obj["image_id"] in kept], *things, box),
+        detections=Detections.from_coco([d for d in found if d["image_id"] in kept], *things, box),
     )
 
 
@@ -123,22 +132,30 @@ class _Known:
         raise ValueError(f"{called} {key!r} {reason} the {self._what} {known}")
 
 
-def _checked_objects(entries: Any, images: _Known, categories: _Known, name: str) -> list[dict[str, Any]]:
+def _kind_of_boxes(entries: Sequence[Any], name: str, called: str) -> str | None:
+    """Return the key of the boxes, None without entries; raise ValueError where some are oriented and others not."""
+    oriented = [isinstance(entry, Mapping) and entry.get("rbox") is not None for entry in entries]
+    if any(oriented) and not all(oriented):
+        raise ValueError(f"{name}, {called} {oriented.index(False)}: no rbox, though others have one: all or none")
+    return ("rbox" if oriented[0] else "bbox") if oriented else None
+
+
+def _checked_objects(entries: Any, images: _Known, categories: _Known, name: str, box: str) -> list[dict[str, Any]]:
     """Return the objects with the ids that they mean and with what COCO may leave out."""
     objects = []
     for i, entry in enumerate(_mappings(entries, f"{name}: annotations")):
         try:
-            objects.append(_checked_object(entry, images, categories))
+            objects.append(_checked_object(entry, images, categories, box))
         except ValueError as error:
             raise ValueError(f"{name}, annotation {i}: {error}") from None
     _check_unique([entry["id"] for entry in entries if entry.get("id") is not None], f"{name}: annotations")
     return objects
 
 
-def _checked_object(entry: Json, images: _Known, categories: _Known) -> dict[str, Any]:
-    obj = _checked(entry, images, categories)
+def _checked_object(entry: Json, images: _Known, categories: _Known, box: str) -> dict[str, Any]:
+    obj = _checked(entry, images, categories, box)
     area, crowd = entry.get("area"), entry.get("iscrowd") or 0
-    obj["area"] = obj["bbox"][2] * obj["bbox"][3] if area is None else _number(area, "area")
+    obj["area"] = obj[box][2] * obj[box][3] if area is None else _number(area, "area")
     if obj["area"] < 0:
         raise ValueError(f"area {area!r} is below 0")
     if crowd not in (0, 1):
@@ -146,48 +163,54 @@ def _checked_object(entry: Json, images: _Known, categories: _Known) -> dict[str
     return {**obj, "iscrowd": int(crowd)}
 
 
-def _checked_detections(found: Sequence[Json], images: _Known, categories: _Known, name: str) -> Sequence[Json]:
+def _checked_detections(
+    found: Sequence[Json], images: _Known, categories: _Known, name: str, box: str
+) -> Sequence[Json]:
     """Return the detections with the ids that they mean; raise ValueError at the first that cannot be evaluated."""
-    if _all_fine(found, images, categories):
+    if _all_fine(found, images, categories, box):
         return found
     detections = []
     for i, entry in enumerate(_mappings(found, name)):
         try:
             score = _number(entry.get("score"), "score")
-            detections.append({**_checked(entry, images, categories), "score": score})
+            detections.append({**_checked(entry, images, categories, box), "score": score})
         except ValueError as error:
             raise ValueError(f"{name}, entry {i}: {error}") from None
     return detections
 
 
-def _all_fine(found: Sequence[Json], images: _Known, categories: _Known) -> bool:
+def _all_fine(found: Sequence[Json], images: _Known, categories: _Known, box: str) -> bool:
     """Check everything at once, which is fast; False sends the detections through the check that can explain."""
     try:
-        boxes, scores = np.array([d["bbox"] for d in found]), np.array([d["score"] for d in found])
+        boxes, scores = np.array([d[box] for d in found]), np.array([d["score"] for d in found])
         plain = {type(d[key]) for key in ("image_id", "category_id") for d in found} <= {int, str}
         plain &= not any("file_name" in d for d in found)
         known = images.ids.keys() >= {d["image_id"] for d in found}
         known &= categories.ids.keys() >= {d["category_id"] for d in found}
     except (KeyError, TypeError, ValueError):
         return False
-    numbers = boxes.dtype.kind in "iuf" and scores.dtype.kind in "iuf" and boxes.shape == (len(found), 4)
+    numbers = boxes.dtype.kind in "iuf" and scores.dtype.kind in "iuf" and boxes.shape == (len(found), COLUMNS[box])
     if not (plain and known and numbers):
         return False
-    return bool(np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all() and np.isfinite(scores).all())
+    fine = np.isfinite(boxes).all() and (boxes[:, 2:4] >= 0).all() and np.isfinite(scores).all()
+    return bool(fine and (np.abs(boxes[:, 4:]) <= TURN).all())
 
 
-def _checked(entry: Json, images: _Known, categories: _Known) -> dict[str, Any]:
+def _checked(entry: Json, images: _Known, categories: _Known, key: str) -> dict[str, Any]:
     """Return image, category and box of an object or a detection."""
     image_id = images.find(entry.get("image_id"), "image_id", entry.get("file_name"))
     category_id = categories.find(entry.get("category_id"), "category_id")
-    box = entry.get("bbox")
+    box = entry.get(key)
     try:
         sides = [_number(side, "side") for side in box]  # type: ignore[union-attr]
     except (TypeError, ValueError):
         sides = []
-    if len(sides) != 4 or sides[2] < 0 or sides[3] < 0:
-        raise ValueError(f"bbox {box!r} is not x, y, width, height with finite sides >= 0")
-    return {"image_id": image_id, "category_id": category_id, "bbox": sides}
+    if len(sides) != COLUMNS[key] or sides[2] < 0 or sides[3] < 0:
+        form = "x, y, width, height" if key == "bbox" else "centre x, centre y, width, height, angle"
+        raise ValueError(f"{key} {box!r} is not {form} with finite sides >= 0")
+    if key == "rbox" and abs(sides[4]) > TURN:
+        raise ValueError(f"rbox {box!r}: angle {sides[4]:g} is more than a turn; expected radians")
+    return {"image_id": image_id, "category_id": category_id, key: sides}
 
 
 def _number(value: Any, called: str) -> float:

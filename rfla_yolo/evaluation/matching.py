@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .greedy import greedy_match, near_pairs
 from .inputs import Inputs
+from .rotated import intersections
 
 # Area ranges of the AI-TOD evaluation, px^2 of the original image, both ends closed.
 AITOD_AREAS: dict[str, tuple[float, float]] = {
@@ -75,12 +76,12 @@ class ClassMatches:
             unmatched, [A, T] gives (D,).
         hit: Whether it matched an object that counts, [A, T] gives (D,).
         iou: IoU of a detection with the object that it matched at IoU 0.5, 0 for none, (D,).
-        bbox: Box of each detection, xywh px, (D, 4).
+        bbox: Box of each detection, (D, 4) or (D, 5).
         gt_image: Index of the image of each object, (G,).
         gt_area: Area of each object, px^2, (G,).
         gt_counts: Whether an object counts in an area range, (A, G).
         gt_found: Whether an object was found, (T, G).
-        gt_bbox: Box of each object, xywh px, (G, 4).
+        gt_bbox: Box of each object, (G, 4) or (G, 5).
         gt_score: Score of the detection that found an object at IoU 0.5, NaN for none, (G,).
     """
 
@@ -235,7 +236,10 @@ def _accumulate(hit: Flags, counts: Flags, place: NDArray[np.int16], num_gts: In
 
 
 def pairwise_iou(a: Floats, b: Floats) -> Floats:
-    """Return the IoU of each pair of boxes, xywh, each (N, 4)."""
-    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
-    common = (high - low).clip(0).prod(1)
-    return np.asarray(common / (a[:, 2:].prod(1) + b[:, 2:].prod(1) - common))
+    """Return the IoU of each pair of boxes, each (N, 4), or (N, 5) where they are oriented."""
+    if a.shape[1] == 5:
+        common = intersections(a, b)
+    else:
+        low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
+        common = (high - low).clip(0).prod(1)
+    return np.asarray(common / (a[:, 2:4].prod(1) + b[:, 2:4].prod(1) - common))

@@ -15,6 +15,7 @@ from .coco import Evaluation
 from .compare import Comparison
 from .figures import percent
 from .matching import AT_50, IOU_THRESHOLDS, Floats, match
+from .rotated import corners
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -194,11 +195,11 @@ def _worst_figure(evaluation: Evaluation, images: Mapping[Any, str | Path], thre
     for axis, i in zip(axes, worst):
         picture = imread(files[i])
         height, width = picture.shape[:2]
-        left, top = _densest(np.array(marks[i]["missed"] + marks[i]["false"]), width, height)
+        left, top = _densest(np.array(marks[i]["missed"] + marks[i]["false"]).mean(1), width, height)
         axis.imshow(picture, cmap="gray", extent=(0, width, height, 0), interpolation="nearest")
         for kind, color in MARKS.items():
-            for x, y, w, h in marks[i][kind]:
-                axis.plot([x, x + w, x + w, x, x], [y, y, y + h, y + h, y], color=color, lw=1.2)
+            for outline in marks[i][kind]:
+                axis.plot(*np.append(outline, outline[:1], axis=0).T, color=color, lw=1.2)
         side = min(WINDOW, max(width, height))
         axis.set(xlim=(left, left + side), ylim=(top + side, top))
         axis.set_title(f"{Path(files[i]).name}: {wrong[i]} wrong", fontsize=8)
@@ -206,24 +207,29 @@ def _worst_figure(evaluation: Evaluation, images: Mapping[Any, str | Path], thre
 
 
 def _marks(evaluation: Evaluation, threshold: float) -> dict[int, dict[str, list[Any]]]:
-    """Boxes to draw by index of the image: objects found and missed, and false positives."""
+    """Corners to draw, (4, 2), by index of the image: objects found and missed, and false positives."""
     marks: dict[int, dict[str, list[Any]]] = defaultdict(lambda: {kind: [] for kind in MARKS})
     for m in evaluation.matching.classes.values():
         kept, hit = m.counts[0, AT_50] & (m.score >= threshold), m.hit[0, AT_50]
         for place in np.flatnonzero(kept):
             kind = "found" if hit[place] else "false"
-            marks[int(m.image[place])][kind].append(m.bbox[place])
+            marks[int(m.image[place])][kind].append(_outline(m.bbox[place]))
         for g in np.flatnonzero(m.gt_counts[0] & ~(m.gt_score >= threshold)):
-            marks[int(m.gt_image[g])]["missed"].append(m.gt_bbox[g])
+            marks[int(m.gt_image[g])]["missed"].append(_outline(m.gt_bbox[g]))
     return marks
 
 
-def _densest(boxes: Floats, width: int, height: int) -> tuple[float, float]:
-    """Corner of the window that holds the most box centres."""
-    centers = boxes[:, :2] + boxes[:, 2:] / 2
-    corners = (centers - WINDOW / 2).clip(0, [max(width - WINDOW, 0), max(height - WINDOW, 0)])
-    inside = (np.abs(centers[None] - corners[:, None] - WINDOW / 2) <= WINDOW / 2).all(-1).sum(1)
-    left, top = corners[int(inside.argmax())]
+def _outline(box: Floats) -> Floats:
+    """Corners of an axis-aligned or oriented box, (4, 2)."""
+    oriented = box if len(box) == 5 else np.array([*(box[:2] + box[2:] / 2), *box[2:], 0])
+    return np.asarray(corners(oriented[None])[0])
+
+
+def _densest(centers: Floats, width: int, height: int) -> tuple[float, float]:
+    """Corner of the window that holds the most box centres, (N, 2)."""
+    windows = (centers - WINDOW / 2).clip(0, [max(width - WINDOW, 0), max(height - WINDOW, 0)])
+    inside = (np.abs(centers[None] - windows[:, None] - WINDOW / 2) <= WINDOW / 2).all(-1).sum(1)
+    left, top = windows[int(inside.argmax())]
     return float(left), float(top)
 
 

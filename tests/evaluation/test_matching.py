@@ -159,7 +159,8 @@ def test_identical_boxes_take_turns():
     assert (gt == 39 - det).all()  # of equal objects the last
 
 
-def test_memory_of_a_detection():
+@pytest.mark.parametrize("oriented", [False, True])
+def test_memory_of_a_detection(oriented):
     """Without details: columns go in, flags and figures come out."""
     from rfla_yolo.evaluation.boxes import Detections, Objects
     from rfla_yolo.evaluation.inputs import Inputs
@@ -167,7 +168,7 @@ def test_memory_of_a_detection():
     rng = np.random.default_rng(0)
     count, images = 400_000, 400
     sides = np.exp(rng.uniform(0.7, 3, (count, 2)))
-    bbox = np.concatenate((rng.random((count, 2)) * 800, sides), 1)
+    bbox = np.concatenate((rng.random((count, 2)) * 800, sides, rng.random((count, int(oriented)))), 1)
     image = np.sort(rng.integers(images, size=count)).astype(np.int32)
     label = np.zeros(count, dtype=np.int32)
     chosen = slice(None, None, 20)
