@@ -64,7 +64,7 @@ def _data_visdrone(argv: Sequence[str]) -> None:
 
 
 def _data_dota(argv: Sequence[str]) -> None:
-    """Convert DOTA, oriented boxes to their horizontal hull."""
+    """Convert DOTA: oriented boxes, or their horizontal hull."""
     parser = _data_parser("dota", _data_dota.__doc__)
     parser.add_argument("--root", required=True, help="folder that holds train and val, each with images and labelTxt")
     parser.add_argument("--version", choices=("1.0", "1.5", "2.0"), default="1.0", help="15, 16 or 18 classes [1.0]")
@@ -75,6 +75,14 @@ def _data_dota(argv: Sequence[str]) -> None:
         const=True,
         default=True,
         help="train on difficult objects; --no-difficult does not [True]",
+    )
+    parser.add_argument(
+        "--oriented",
+        type=boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        help="oriented boxes, for --task obb, in place of their horizontal hull [False]",
     )
     _convert("convert_dota", parser, argv)
 
@@ -116,12 +124,16 @@ def _data_merge(argv: Sequence[str]) -> None:
     parser.add_argument("--tiles", required=True, help="folder of the tiled dataset")
     parser.add_argument("--split", default="val", help="their split [val]")
     parser.add_argument("--iou", type=float, default=0.5, help="overlap of two detections of one object [0.5]")
+    parser.add_argument("--task1", help="folder for oriented detections in DOTA's format, Task1_{class}.txt")
     args = parser.parse(argv)
-    out = Path(args.pop("out"))
-    from ..datasets import merge_tiles
+    out, task1 = Path(args.pop("out")), args.pop("task1")
+    from ..datasets import merge_tiles, write_task1
 
-    out.write_text(json.dumps(merge_tiles(**args)), encoding="utf-8")
+    merged = merge_tiles(**args)
+    out.write_text(json.dumps(merged), encoding="utf-8")
     truth = Path(args["tiles"]) / "annotations" / f"{args['split']}_whole.json"
+    if task1:
+        print(f"Wrote {len(write_task1(truth, merged, task1))} files Task1_*.txt to {task1}")
     print(f"Wrote {out}: rfla-yolo evaluate --annotations {truth} --predictions {out}")
 
 

@@ -4,6 +4,7 @@ from .aitod import build_aitod
 from .checks import explain_label_file
 from .demo import make_demo
 from .doctor import check_data
+from .dota import write_task1
 from .sources import convert_coco, convert_dota, convert_tinyperson, convert_visdrone
 from .tile import merge_tiles, tile_dataset
 
@@ -18,4 +19,5 @@ __all__ = [
     "make_demo",
     "merge_tiles",
     "tile_dataset",
+    "write_task1",
 ]

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..evaluation.boxes import COLUMNS
+
 FLAGS = ("iscrowd", "ignore", "uncertain")  # the last is TinyPerson's
 NO, YES = ("", "0", "0.0", "false", "none"), ("1", "1.0", "true")
 
@@ -56,6 +58,8 @@ def read_coco(path: Path) -> dict[str, Any]:
         annotation["image_id"] = _find(images, annotation, "image", where)
         annotation["category_id"] = _find(categories, annotation, "category", where)
         annotation["bbox"] = _box(annotation, where)
+        if annotation.get("rbox") is not None:
+            annotation["rbox"] = _box(annotation, where, "rbox")
         for name in FLAGS:
             if name in annotation:
                 annotation[name] = _flag(annotation, name, where)
@@ -83,9 +87,12 @@ def by_image(content: dict[str, Any]) -> dict[Any, list[dict[str, Any]]]:
     return found
 
 
-def coco_boxes(objects: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
-    """Return the boxes of COCO annotations, xyxy px, (N, 4)."""
+def coco_boxes(objects: Sequence[dict[str, Any]], oriented: bool = False) -> NDArray[np.float64]:
+    """Return the boxes of COCO annotations, xyxy px, (N, 4), or oriented, (N, 5): ``rbox``, or else ``bbox``."""
     boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
+    if oriented:
+        turned = [a.get("rbox") or [*(box[:2] + box[2:] / 2), *box[2:], 0.0] for a, box in zip(objects, boxes)]
+        return np.array(turned, dtype=np.float64).reshape(-1, 5)
     boxes[:, 2:] += boxes[:, :2]
     return boxes
 
@@ -147,13 +154,14 @@ def _find(ids: dict[str, Any], annotation: dict[str, Any], what: str, where: str
         raise ValueError(f"{where}: {what}_id {value!r} is none of the {len(ids)} listed") from None
 
 
-def _box(annotation: dict[str, Any], where: str) -> list[float]:
+def _box(annotation: dict[str, Any], where: str, key: str = "bbox") -> list[float]:
     try:
-        box = [float(value) for value in annotation["bbox"]]
+        box = [float(value) for value in annotation[key]]
     except (KeyError, TypeError, ValueError):
         box = []
-    if len(box) != 4 or not all(map(math.isfinite, box)):
-        raise ValueError(f"{where}: bbox must be x, y, width, height in px, not {annotation.get('bbox')!r}")
+    if len(box) != COLUMNS[key] or not all(map(math.isfinite, box)):
+        form = "x, y, width, height in px" if key == "bbox" else "centre x, centre y, width, height in px, angle"
+        raise ValueError(f"{where}: {key} must be {form}, not {annotation.get(key)!r}")
     return box
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..report import Page
-from .checks import parse_labels
+from .boxes import min_area_boxes
+from .checks import are_oriented, parse_labels
 from .images import TRAINED_PIXELS, explain_image, image_size, open_image
 from .writer import SIZES, count_sizes, progress
 
@@ -131,7 +132,10 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class _Scan:
-    """One image and its labels, read."""
+    """One image and its labels, read: class, centre x, centre y, width, height and, if oriented, angle.
+
+    All but the angle are normalised, by the image's width and height; the sides of an oriented box in the same way.
+    """
 
     image: Path
     size: tuple[int, int]
@@ -176,7 +180,8 @@ def check_data(
         import imagehash  # noqa: F401  needed by the workers; say so before they start
     except ImportError as error:
         raise ImportError(f"data check needs ImageHash: pip install 'rfla-yolo[data]' ({error})") from None
-    scans = {split: _scan_all(split, pairs, len(names), workers) for split, pairs in splits.items()}
+    oriented = are_oriented(label for pairs in splits.values() for _, label in pairs)
+    scans = {split: _scan_all(split, pairs, len(names), oriented, workers) for split, pairs in splits.items()}
     everything = [scan for found in scans.values() for scan in found]
     sides = {split: _sides(found, imgsz) for split, found in scans.items()}
     findings = [
@@ -198,27 +203,38 @@ def check_data(
     return Diagnosis(findings, figures, sides, per_image)
 
 
-def _scan_all(split: str, pairs: Sequence[tuple[Path, Path]], num_classes: int, workers: int | None) -> list[_Scan]:
-    jobs = [(image, label, num_classes) for image, label in pairs]
+def _scan_all(
+    split: str, pairs: Sequence[tuple[Path, Path]], num_classes: int, oriented: bool, workers: int | None
+) -> list[_Scan]:
+    jobs = [(image, label, num_classes, oriented) for image, label in pairs]
     with ProcessPoolExecutor(workers or os.cpu_count() or 1) as pool:
         return list(progress(pool.map(_scan, jobs, chunksize=16), len(jobs), f"reading {split}"))
 
 
-def _scan(job: tuple[Path, Path, int]) -> _Scan:
+def _scan(job: tuple[Path, Path, int, bool]) -> _Scan:
     import imagehash
 
-    image, label, num_classes = job
-    rows, bad_lines = parse_labels(label, num_classes)
+    image, label, num_classes, oriented = job
+    rows, bad_lines = parse_labels(label, num_classes, oriented)
     problem = explain_image(image)
     if not problem:
         try:
             digest = hashlib.blake2b(image.read_bytes(), digest_size=16).hexdigest()
             with open_image(image) as opened:
                 phash = int(str(imagehash.phash(opened.convert("L"))), 16)
-            return _Scan(image, image_size(image), digest, phash, "", rows, bad_lines)
+            size = image_size(image)
+            return _Scan(image, size, digest, phash, "", _upright(rows, size), bad_lines)
         except Exception as error:  # decoders raise whatever they like, and one file must not end the check
             problem = f"{image}: {error}"
-    return _Scan(image, (0, 0), "", None, problem, rows, bad_lines)
+    return _Scan(image, (0, 0), "", None, problem, _upright(rows, (1, 1)), bad_lines)
+
+
+def _upright(rows: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the rows of a scan; an oriented box has its own sides, whatever its angle."""
+    if rows.shape[1] == 5:
+        return rows
+    boxes = min_area_boxes(rows[:, 1:].reshape(-1, 4, 2) * size)
+    return np.concatenate([rows[:, :1], boxes[:, :4] / np.tile(size, 2), boxes[:, 4:]], 1)
 
 
 def _file_findings(scans: Sequence[_Scan], splits: Mapping[str, Sequence[tuple[Path, Path]]]) -> Iterable[Finding]:
@@ -242,7 +258,7 @@ def _label_findings(scans: Mapping[str, Sequence[_Scan]], names: Sequence[str]) 
     bad = [line for scan in everything for line in scan.bad_lines]
     advice = "mend the lines: Ultralytics leaves out the whole image, this package stops (--skip-bad-labels goes on)"
     yield _finding("error", "bad label lines", bad, advice)
-    flat = [_at(s, r) for s in everything for r in s.rows if min(r[3:]) <= 0]
+    flat = [_at(s, r) for s in everything for r in s.rows if min(r[3:5]) <= 0]
     yield _finding("error", "boxes without area", flat, "remove them: no anchor can be trained on them")
     twice = [_at(s, np.array(r)) for s in everything for r, n in Counter(map(tuple, s.rows)).items() if n > 1]
     yield _finding(
@@ -350,7 +366,7 @@ def _figures(found: Sequence[_Scan], sides: NDArray[np.float64]) -> dict[str, An
 
 def _pixels(scan: _Scan, imgsz: int) -> NDArray[np.float64]:
     """Return widths and heights at the training size, px, (N, 2)."""
-    return scan.rows[:, 3:] * np.array(scan.size) * (imgsz / max(*scan.size, 1))
+    return scan.rows[:, 3:5] * np.array(scan.size) * (imgsz / max(*scan.size, 1))
 
 
 def _short(scan: _Scan, imgsz: int) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .boxes import min_area_boxes
 from .coco import by_image, check_size, class_names, class_order, coco_boxes, read_coco
 from .images import IMAGE_SUFFIXES, explain_image, image_size, read_image
 from .writer import Record, claim_folder, write_bytes, write_dataset
@@ -180,14 +181,18 @@ def _visdrone_records(folder: Path, split: str, others: dict[str, int], unlabell
         yield _record(image, boxes, classes, ignored)
 
 
-def convert_dota(root: str | Path, out: str | Path, version: str = "1.0", difficult: bool = True) -> dict[str, Any]:
-    """Convert DOTA: oriented boxes to their horizontal hull.
+def convert_dota(
+    root: str | Path, out: str | Path, version: str = "1.0", difficult: bool = True, oriented: bool = False
+) -> dict[str, Any]:
+    """Convert DOTA: oriented boxes to their horizontal hull, or as they are.
 
     Args:
         root: Folder with ``train`` and ``val``, each with ``images`` and ``labelTxt`` (or ``labelTxt-v1.5`` ...).
         out: Folder to write to.
         version: "1.0", "1.5" or "2.0": 15, 16 or 18 classes.
         difficult: Train on objects flagged difficult too; without, they are crowd in the ground truth.
+        oriented: Write oriented boxes, the rectangles of the smallest area around DOTA's quadrilaterals, as Ultralytics
+            trains on them: labels of four corners for ``--task obb``, and ``rbox`` in the ground truth.
 
     Returns:
         The report.
@@ -204,16 +209,17 @@ def convert_dota(root: str | Path, out: str | Path, version: str = "1.0", diffic
     unlabelled: dict[str, int] = {}
     files = {split: _dota_label_files(folder, version) for split, folder in folders.items()}
     records = {
-        split: list(_dota_records(folder, files[split], split, version, difficult, flagged, unlabelled))
+        split: list(_dota_records(folder, files[split], split, version, difficult, oriented, flagged, unlabelled))
         for split, folder in folders.items()
     }
     read = {split: sorted({_below(f.parent, folders[split]) for f in files[split]}) for split in folders}
     settings = {"command": "dota", "root": str(Path(root).resolve()), "version": version, "difficult": difficult}
+    settings |= {"oriented": True} if oriented else {}  # folders that were begun before the setting was there go on
     claimed = claim_folder(Path(out), settings)
     handled = "kept for training" if difficult else "ignored"
     source = {
         "source": f"DOTA {version}",
-        "boxes": "horizontal hull",
+        "boxes": "rectangle of the smallest area" if oriented else "horizontal hull",
         "difficult": handled,
         "flagged": flagged,
         "labels": read,
@@ -227,6 +233,7 @@ def _dota_records(
     split: str,
     version: str,
     difficult: bool,
+    oriented: bool,
     flagged: dict[str, int],
     unlabelled: dict[str, int],
 ) -> Iterator[Record]:
@@ -248,10 +255,10 @@ def _dota_records(
             if label >= DOTA_CLASSES[version]:
                 newer.setdefault(label, f"{file}:{number}")
             flagged[split] += flag
-            boxes.append([*points.min(0), *points.max(0)])
+            boxes.append(min_area_boxes([points])[0] if oriented else [*points.min(0), *points.max(0)])
             classes.append(label)
             ignored.append(flag and not difficult)
-        yield _record(image, boxes, classes, ignored)
+        yield _record(image, boxes, classes, ignored, columns=5 if oriented else 4)
     if newer:
         label = max(newer)
         needed = next(v for v, number in DOTA_CLASSES.items() if label < number)
@@ -394,7 +401,12 @@ def crop(image: NDArray[Any], corner: tuple[int, int, int, int]) -> NDArray[np.u
 
 
 def _record(
-    path: Path, boxes: Sequence[Any] | NDArray[Any], classes: Sequence[int], ignored: Sequence[bool], name: str = ""
+    path: Path,
+    boxes: Sequence[Any] | NDArray[Any],
+    classes: Sequence[int],
+    ignored: Sequence[bool],
+    name: str = "",
+    columns: int = 4,
 ) -> Record:
     """Return an image that is copied, after checking that training can use it.
 
@@ -409,7 +421,7 @@ def _record(
         path,
         name or path.name,
         *image_size(path),
-        np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        np.array(boxes, dtype=np.float64).reshape(-1, columns),
         np.array(classes, dtype=np.int64),
         np.array(ignored, dtype=bool),
     )

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluation.inputs import load_inputs
-from .checks import read_labels
+from .boxes import cut, min_area_boxes, move, suppress
+from .checks import are_oriented, read_labels
 from .coco import by_image, check_size, coco_boxes, read_coco
 from .images import check_depth, image_size, read_image
 from .truth import match_categories, match_images
@@ -25,7 +26,6 @@ from .writer import (
     REPORT,
     Record,
     claim_folder,
-    clip,
     forget_stale,
     is_written,
     progress,
@@ -63,7 +63,8 @@ def tile_dataset(
     """Cut the images of a dataset into overlapping tiles, with their labels.
 
     SAHI places the tiles; the last of an axis is moved back to the border. Boxes are cut here: SAHI rounds areas to
-    whole px^2 before it compares them, which decides wrongly about tiny objects.
+    whole px^2 before it compares them, which decides wrongly about tiny objects. Oriented boxes, labels of four
+    corners, stay oriented: one that is cut becomes the rectangle of the smallest area around its visible part.
 
     A tile is named by its image, left and top: ``{image}__{left}_{top}.png``; where images of a split share their stem,
     folders and suffix become part of it. Started again, only tiles are cut that are missing or whose image has changed
@@ -99,7 +100,8 @@ def tile_dataset(
         raise ValueError(f"visible must be in 0 to 1 and empty at least 0, not {visible!r} and {empty!r}")
     settings = {"size": size, "overlap": overlap, "visible": visible, "empty": empty, "seed": seed}
     root = claim_folder(Path(out), {"command": "tile", "data": str(data), **settings})
-    wholes = {split: _read(split, pairs, names, (annotations or {}).get(split)) for split, pairs in splits.items()}
+    oriented = are_oriented(label for pairs in splits.values() for _, label in pairs)
+    wholes = {s: _read(s, pairs, names, (annotations or {}).get(s), oriented) for s, pairs in splits.items()}
     report: dict[str, Any] = {"source": "tile", **settings, "splits": {}}
     tiles: dict[str, list[_Tile]] = {}
     for split, records in wholes.items():
@@ -138,7 +140,7 @@ def merge_tiles(
         iou: Of two detections of a class that overlap more, the weaker is dropped (non-maximum suppression).
 
     Returns:
-        COCO detections for ``annotations/{split}_whole.json`` of the tiled set.
+        COCO detections for ``annotations/{split}_whole.json`` of the tiled set, with ``rbox`` if they came with it.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -159,35 +161,48 @@ def merge_tiles(
     place_of = [places[image["file_name"]] for image in inputs.images]
     found, category_ids = inputs.detections, [category["id"] for category in inputs.categories]
     corners = np.array([place["corner"][:2] for place in place_of], dtype=float).reshape(-1, 2)
-    boxes, label = found.bbox.copy(), torch.from_numpy(found.label)
+    boxes, label, oriented = found.bbox.copy(), torch.from_numpy(found.label), found.bbox.shape[1] == 5
     boxes[:, :2] += corners[found.image]
     rows_of: dict[int, list[int]] = defaultdict(list)
     for row, image in enumerate(found.image.tolist()):
         rows_of[place_of[image]["image_id"]].append(row)
     merged = []
     for whole, rows in sorted(rows_of.items()):
-        xyxy, scores = torch.from_numpy(boxes[rows]), torch.from_numpy(found.score[rows])
-        xyxy[:, 2:] += xyxy[:, :2]
-        for row in np.array(rows)[batched_nms(xyxy, scores, label[rows], iou).numpy()].tolist():
+        if oriented:
+            kept = suppress(boxes[rows], found.score[rows], found.label[rows].astype(np.int64), iou)
+        else:
+            xyxy, scores = torch.from_numpy(boxes[rows]), torch.from_numpy(found.score[rows])
+            xyxy[:, 2:] += xyxy[:, :2]
+            kept = batched_nms(xyxy, scores, label[rows], iou).numpy()
+        for row in np.array(rows)[kept].tolist():
             moved = {"image_id": whole, "category_id": category_ids[found.label[row]]}
-            merged.append({**moved, "bbox": boxes[row].tolist(), "score": float(found.score[row])})
+            box = {"rbox" if oriented else "bbox": boxes[row].tolist()}
+            merged.append({**moved, **box, "score": float(found.score[row])})
     return merged
 
 
 def _read(
-    split: str, pairs: Sequence[tuple[Path, Path]], names: Sequence[str], annotations: str | Path | None
+    split: str,
+    pairs: Sequence[tuple[Path, Path]],
+    names: Sequence[str],
+    annotations: str | Path | None,
+    oriented: bool,
 ) -> list[Record]:
     """Return the whole images, called by their path below the folder they share, with labelled and ignored objects."""
     pairs = list({os.path.abspath(image): (image, label) for image, label in pairs}.values())  # listed twice, cut once
-    crowd = _crowd(Path(annotations), [image for image, _ in pairs], names) if annotations else {}
+    crowd = _crowd(Path(annotations), [image for image, _ in pairs], names, oriented) if annotations else {}
     shared = os.path.commonpath([os.path.abspath(image.parent) for image, _ in pairs]) if pairs else ""
     records = []
     for image, label in progress(pairs, len(pairs), f"labels of {split}"):
         check_depth(image)
         width, height = image_size(image)
-        rows = read_labels(label, len(names))
-        boxes = np.concatenate([rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2], 1)
-        entry, ignored, classes = crowd.get(image, ({}, np.zeros((0, 4)), np.zeros(0, dtype=np.int64)))
+        rows = read_labels(label, len(names), oriented)
+        if oriented:
+            boxes = min_area_boxes(rows[:, 1:].reshape(-1, 4, 2) * [width, height])
+        else:
+            boxes = np.concatenate([rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2], 1)
+            boxes *= np.array([width, height] * 2)
+        entry, ignored, classes = crowd.get(image, ({}, boxes[:0], np.zeros(0, dtype=np.int64)))
         check_size({"file_name": image, **entry}, (width, height), f"annotations: {annotations}")
         records.append(
             Record(
@@ -195,7 +210,7 @@ def _read(
                 Path(os.path.relpath(image, shared)).as_posix(),
                 width,
                 height,
-                np.concatenate([boxes * np.array([width, height] * 2), ignored]),
+                np.concatenate([boxes, ignored]),
                 np.concatenate([rows[:, 0].astype(np.int64), classes]),
                 np.arange(len(rows) + len(ignored)) >= len(rows),
             )
@@ -204,9 +219,9 @@ def _read(
 
 
 def _crowd(
-    file: Path, images: Sequence[Path], names: Sequence[str]
+    file: Path, images: Sequence[Path], names: Sequence[str], oriented: bool
 ) -> dict[Path, tuple[dict[str, Any], NDArray[np.float64], NDArray[np.int64]]]:
-    """Return COCO image, boxes (xyxy px) and classes of the ignored objects, by image."""
+    """Return COCO image, boxes and classes of the ignored objects, by image."""
     coco = read_coco(file)
     entries = match_images(coco, images, f"annotations {file}")
     categories = match_categories(coco, dict(enumerate(names)), f"annotations {file}")
@@ -217,7 +232,7 @@ def _crowd(
         of_image = [a for a in objects[entry["id"]] if a["category_id"] in label_of]
         if ignored := [a for a in of_image if a.get("iscrowd") or a.get("ignore")]:
             classes = np.array([label_of[a["category_id"]] for a in ignored], dtype=np.int64)
-            found[image] = entry, coco_boxes(ignored), classes
+            found[image] = entry, coco_boxes(ignored, oriented), classes
     return found
 
 
@@ -230,10 +245,11 @@ def _cut(wholes: Sequence[Record], size: int, overlap: int, visible: float) -> t
     share = (overlap + 0.5) / size  # SAHI multiplies and rounds down, which must not lose a pixel
     tiles, cut_off = [], 0
     for image_id, (whole, stem) in enumerate(zip(wholes, _stems([whole.name for whole in wholes])), start=1):
-        boxes, kept = clip(whole)
-        clipped = replace(whole, boxes=boxes[kept], classes=whole.classes[kept], ignored=whole.ignored[kept])
+        area = cut(whole.boxes, (0, 0, whole.width, whole.height))[1]
+        kept = area > 0
+        shown = replace(whole, boxes=whole.boxes[kept], classes=whole.classes[kept], ignored=whole.ignored[kept])
         for corner in get_slice_bboxes(whole.height, whole.width, size, size, False, share, share):
-            record, number = _inside(clipped, stem, corner, visible)
+            record, number = _inside(shown, area[kept], stem, corner, visible)
             tiles.append(_Tile(record, tuple(corner), image_id))
             cut_off += number
     return tiles, cut_off
@@ -255,19 +271,19 @@ def _stems(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _inside(whole: Record, stem: str, corner: Sequence[int], visible: float) -> tuple[Record, int]:
-    """Return the tile with the objects that are visible enough, and how many were not."""
+def _inside(
+    whole: Record, area: NDArray[np.float64], stem: str, corner: Sequence[int], visible: float
+) -> tuple[Record, int]:
+    """Return the tile with the objects that are visible enough of their area in the whole, and how many were not."""
     left, top, right, bottom = corner
-    boxes = whole.boxes.clip((left, top, left, top), (right, bottom, right, bottom))
-    part = (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(1)
-    full = (whole.boxes[:, 2:] - whole.boxes[:, :2]).prod(1)
-    enough = (part > 0) & (whole.ignored | (part >= visible * full))
+    boxes, part = cut(whole.boxes, corner)
+    enough = (part > 0) & (whole.ignored | (part >= visible * area))
     record = Record(
         whole.image,
         f"{stem}__{left}_{top}.png",
         right - left,
         bottom - top,
-        boxes[enough] - (left, top, left, top),
+        move(boxes[enough], left, top),
         whole.classes[enough],
         whole.ignored[enough],
     )

@@ -19,6 +19,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from ..evaluation.rotated import corners, hulls
+from .boxes import areas, cut
+
 T = TypeVar("T")
 STATE = "rfla-yolo-data.json"  # says which command with which settings the folder belongs to
 SOURCES = "sources.json"  # what each image was made of
@@ -35,7 +38,7 @@ class Record:
         name: File name in the dataset.
         width: Width of the image, px.
         height: Height of the image, px.
-        boxes: Objects, xyxy px of the image, (N, 4).
+        boxes: Objects in px of the image, xyxy, (N, 4), or oriented, (N, 5), as in `boxes.py`; of one kind in a set.
         classes: Class of each object from 0, (N,).
         ignored: Objects that the set's own evaluation ignores: no labels, crowd in the ground truth, bool, (N,).
         save: Writes the image to a path, where it is not a copy of ``image``.
@@ -207,16 +210,10 @@ def count_sizes(sides: NDArray[np.float64]) -> dict[str, int]:
     return dict(zip(SIZES, np.bincount(places, minlength=len(SIZES)).tolist()))
 
 
-def clip(record: Record) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the boxes of an image clipped to it, xyxy px, (N, 4), and which have an area then, bool, (N,)."""
-    boxes = record.boxes.clip(0, np.array([record.width, record.height] * 2, dtype=np.float64))
-    return boxes, np.asarray((boxes[:, 2:] > boxes[:, :2]).all(1))
-
-
 def clean(
     record: Record, counts: dict[str, Any], names: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Clip the boxes of an image as `clip` does, and count.
+    """Cut the boxes of an image at its borders, drop those without an area there, and count.
 
     Args:
         record: The image.
@@ -224,10 +221,11 @@ def clean(
         names: Class names.
 
     Returns:
-        The clipped boxes, xyxy px, (N, 4), and which are kept, bool, (N,).
+        The clipped boxes and which are kept, bool, (N,).
     """
-    boxes, kept = clip(record)
-    solid = (record.boxes[:, 2:] > record.boxes[:, :2]).all(1)
+    boxes, visible = cut(record.boxes, (0, 0, record.width, record.height))
+    kept = visible > 0
+    solid = areas(record.boxes) > 0
     labelled = kept & ~record.ignored
     counts["images"] += 1
     counts["images_without_objects"] += int(not labelled.any())
@@ -239,33 +237,47 @@ def clean(
     counts["ignored"] += int((kept & record.ignored).sum())
     for label in record.classes[labelled]:
         counts["classes"][names[label]] += 1
-    for name, number in count_sizes(np.sqrt((boxes[labelled, 2:] - boxes[labelled, :2]).prod(1))).items():
+    for name, number in count_sizes(np.sqrt(areas(boxes[labelled]))).items():
         counts["sizes"][name] += number
     return boxes, kept
 
 
 def label_text(record: Record, boxes: NDArray[np.float64], chosen: NDArray[np.bool_]) -> str:
-    """Return YOLO labels: class, centre and size normalised to the image."""
+    """Return YOLO labels: class and centre and size, or the four corners, normalised to the image."""
     size = np.array([record.width, record.height], dtype=np.float64)
-    middle, sides = (boxes[:, :2] + boxes[:, 2:]) / 2 / size, (boxes[:, 2:] - boxes[:, :2]) / size
-    rows = np.concatenate([middle, sides], 1)[chosen].tolist()
-    return "".join(f"{c} {x:.8f} {y:.8f} {w:.8f} {h:.8f}\n" for c, (x, y, w, h) in zip(record.classes[chosen], rows))
+    if boxes.shape[1] == 5:
+        rows = (corners(boxes) / size).reshape(-1, 8)
+    else:
+        middle, sides = (boxes[:, :2] + boxes[:, 2:]) / 2 / size, (boxes[:, 2:] - boxes[:, :2]) / size
+        rows = np.concatenate([middle, sides], 1)
+    lines = zip(record.classes[chosen], rows[chosen].tolist())
+    return "".join(f"{c} {' '.join(f'{value:.8f}' for value in row)}\n" for c, row in lines)
 
 
 def coco_annotations(
     record: Record, boxes: NDArray[np.float64], kept: NDArray[np.bool_], image_id: int, first: int
 ) -> list[dict[str, Any]]:
-    """Return COCO annotations of an image, ignored objects as crowd, ids from ``first``."""
+    """Return COCO annotations of an image, ignored objects as crowd, ids from ``first``.
+
+    Oriented boxes are ``rbox``, with the axis-aligned box around them as ``bbox``.
+    """
     found: list[dict[str, Any]] = []
     for number in np.flatnonzero(kept).tolist():
-        x1, y1, x2, y2 = boxes[number].round(4).tolist()
-        width, height = round(x2 - x1, 4), round(y2 - y1, 4)
+        if boxes.shape[1] == 5:
+            x, y, width, height, angle = boxes[number].tolist()
+            width, height = round(width, 4), round(height, 4)
+            rbox = [round(x, 4), round(y, 4), width, height, round(angle, 6)]
+            shape = {"bbox": hulls(boxes[number : number + 1])[0].round(4).tolist(), "rbox": rbox}
+        else:
+            x1, y1, x2, y2 = boxes[number].round(4).tolist()
+            width, height = round(x2 - x1, 4), round(y2 - y1, 4)
+            shape = {"bbox": [x1, y1, width, height]}
         found.append(
             {
                 "id": first + len(found),
                 "image_id": image_id,
                 "category_id": int(record.classes[number]) + 1,
-                "bbox": [x1, y1, width, height],
+                **shape,
                 "area": width * height,
                 "iscrowd": int(record.ignored[number]),
             }

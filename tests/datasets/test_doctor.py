@@ -151,7 +151,7 @@ def test_files_that_training_cannot_use(clean_set):
 def test_a_decoder_that_fails_in_its_own_way_does_not_end_the_check(clean_set, monkeypatch):
     monkeypatch.setattr("imagehash.phash", lambda image: 1 / 0)
     image = clean_set / "images/train/0.png"
-    assert _scan((image, clean_set / "labels/train/0.txt", 2)).problem == f"{image}: division by zero"
+    assert _scan((image, clean_set / "labels/train/0.txt", 2, False)).problem == f"{image}: division by zero"
 
 
 def test_sizes_are_upright_and_of_any_number_of_pixels(clean_set):
