@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..report import Page
 from .boxes import min_area_boxes
 from .checks import are_oriented, parse_labels
-from .images import TRAINED_PIXELS, explain_image, image_size, open_image
+from .images import TRAINED_PIXELS, explain_image, image_size, open_image, read_image
 from .writer import SIZES, count_sizes, progress
 
 if TYPE_CHECKING:
@@ -212,21 +213,29 @@ def _scan_all(
 
 
 def _scan(job: tuple[Path, Path, int, bool]) -> _Scan:
-    import imagehash
-
     image, label, num_classes, oriented = job
     rows, bad_lines = parse_labels(label, num_classes, oriented)
     problem = explain_image(image)
     if not problem:
         try:
             digest = hashlib.blake2b(image.read_bytes(), digest_size=16).hexdigest()
-            with open_image(image) as opened:
-                phash = int(str(imagehash.phash(opened.convert("L"))), 16)
             size = image_size(image)
+            if size[0] * size[1] > TRAINED_PIXELS:  # of some formats Pillow refuses to read so many
+                phash = _phash(Image.fromarray(read_image(image)[..., ::-1]))
+            else:
+                with open_image(image) as opened:
+                    phash = _phash(opened)
             return _Scan(image, size, digest, phash, "", _upright(rows, size), bad_lines)
         except Exception as error:  # decoders raise whatever they like, and one file must not end the check
             problem = f"{image}: {error}"
     return _Scan(image, (0, 0), "", None, problem, _upright(rows, (1, 1)), bad_lines)
+
+
+def _phash(image: Image.Image) -> int:
+    """Return the perceptual hash of an image, 64 bits."""
+    import imagehash
+
+    return int(str(imagehash.phash(image.convert("L"))), 16)
 
 
 def _upright(rows: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:

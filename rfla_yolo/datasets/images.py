@@ -86,6 +86,17 @@ def check_depth(path: Path) -> None:
             raise ValueError(too_deep(path, depth))
 
 
+def check_pixels(path: Path, size: tuple[int, int]) -> None:
+    """Check the width and height of an image against what `read_image` reads.
+
+    Raises:
+        ValueError: If it is too large.
+    """
+    width, height = size
+    if width * height > LARGEST:
+        raise ValueError(f"{path}: {width} x {height} px are more than the {LARGEST:,} read at once")
+
+
 def explain_depth(path: Path) -> str:
     """Return in words that 8 bits do not hold the values of an image, by its header, or an empty string.
 
@@ -161,13 +172,12 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     with open_image(path) as image:
         if depth := image_depth(image):
             raise ValueError(too_deep(path, depth))
-        if image.width * image.height > LARGEST:
-            raise ValueError(f"{path}: {image.width} x {image.height} px are more than the {LARGEST:,} read at once")
+        check_pixels(path, image.size)
         pixels = None if image.format in PILLOW_ONLY else _decode(path)
         if pixels is None:
             try:
                 pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[..., ::-1]
-            except (OSError, SyntaxError, ValueError, struct.error) as error:
+            except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
                 raise ValueError(f"{path}: image cannot be read: {error}") from None
     if pixels.dtype != np.uint8:
         raise ValueError(too_deep(path, str(pixels.dtype)))

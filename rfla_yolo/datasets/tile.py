@@ -20,7 +20,7 @@ from ..evaluation.inputs import load_inputs
 from .boxes import cut, min_area_boxes, move, suppress
 from .checks import are_oriented, read_labels
 from .coco import by_image, check_size, coco_boxes, read_coco
-from .images import check_depth, image_size, read_image
+from .images import check_depth, check_pixels, image_size, read_image
 from .truth import match_categories, match_images
 from .writer import (
     REPORT,
@@ -196,6 +196,7 @@ def _read(
     for image, label in progress(pairs, len(pairs), f"labels of {split}"):
         check_depth(image)
         width, height = image_size(image)
+        check_pixels(image, (width, height))
         rows = read_labels(label, len(names), oriented)
         if oriented:
             boxes = min_area_boxes(rows[:, 1:].reshape(-1, 4, 2) * [width, height])

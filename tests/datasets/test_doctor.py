@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from rfla_yolo.cli import main
-from rfla_yolo.datasets import check_data, explain_label_file
+from rfla_yolo.datasets import check_data, doctor, explain_label_file
 from rfla_yolo.datasets.doctor import _scan
+from rfla_yolo.datasets.images import open_image
 from rfla_yolo.engine.data import list_images
 
 from .test_images import grey_png
@@ -168,6 +169,18 @@ def test_sizes_are_upright_and_of_any_number_of_pixels(clean_set):
     ]
     assert findings["images above 178,956,970 px"].level == "error"  # that training leaves them out
     assert "images that training cannot use" not in findings
+
+
+def test_tiffs_above_the_limit_of_pillow(tmp_path, monkeypatch):
+    """Of them it refuses to decode so many pixels, even where it has opened them."""
+    Image.fromarray(scene(1)).save(tmp_path / "a.tif")
+    expected = _scan((tmp_path / "a.tif", tmp_path / "a.txt", 1, False))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(doctor, "TRAINED_PIXELS", 2000)
+    with pytest.raises(Image.DecompressionBombError), open_image(tmp_path / "a.tif") as opened:
+        opened.load()
+    found = _scan((tmp_path / "a.tif", tmp_path / "a.txt", 1, False))
+    assert (found.problem, found.phash) == ("", expected.phash)
 
 
 def test_boxes_and_polygons_in_one_file(clean_set):

@@ -265,6 +265,14 @@ def test_pictures_above_the_limit_of_pillow(tmp_path, monkeypatch):
     assert report["splits"]["val"]["images"] == 3
 
 
+def test_pictures_that_cannot_be_read_at_once_are_named_before_anything_is_written(tmp_path):
+    image, label = add(tmp_path, "a.png", 0)
+    image.write_bytes(grey_png(2**15, 2**15 + 1))
+    with pytest.raises(ValueError, match=r"a\.png: 32768 x 32769 px are more than the 1,073,741,824 read at once"):
+        cut([(image, label)], tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*s"))
+
+
 class TestSecondRun:
     """What has gone or changed since the first run; the rest is not cut again."""
 
