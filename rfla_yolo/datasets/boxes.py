@@ -1,6 +1,6 @@
 """Boxes of both kinds in px: axis-aligned, left, top, right, bottom, (N, 4), or oriented, (N, 5).
 
-Oriented boxes are centre x, centre y, width, height and angle in radians, as in `evaluation.rotated`.
+Oriented boxes are centre x, centre y, width, height and angle in radians, as in `rfla_yolo.rotated`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..evaluation.greedy import near_pairs
-from ..evaluation.rotated import corners, hulls
+from ..pairs import near_pairs
+from ..rotated import corners, hulls
 
 Boxes = NDArray[np.float64]
 

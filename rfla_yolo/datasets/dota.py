@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.inputs import load_inputs
-from ..evaluation.rotated import corners
+from ..rotated import corners
 from .writer import write_text
 
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..evaluation.inputs import load_inputs
+from ..evaluation.inputs import Inputs, load_inputs
 from .boxes import cut, min_area_boxes, move, suppress
 from .checks import are_oriented, read_labels
 from .coco import by_image, check_size, coco_boxes, read_coco
@@ -158,27 +158,41 @@ def merge_tiles(
         inputs = load_inputs(root / "annotations" / f"{split}.json", predictions)
     except ValueError as error:
         raise ValueError(f"tiles {root}, {split}: {error}") from None
+    if inputs.detections.bbox.shape[1] == 5:
+        return _merge_oriented(inputs, places, iou)
     place_of = [places[image["file_name"]] for image in inputs.images]
     found, category_ids = inputs.detections, [category["id"] for category in inputs.categories]
     corners = np.array([place["corner"][:2] for place in place_of], dtype=float).reshape(-1, 2)
-    boxes, label, oriented = found.bbox.copy(), torch.from_numpy(found.label), found.bbox.shape[1] == 5
+    boxes, label = found.bbox.copy(), torch.from_numpy(found.label)
     boxes[:, :2] += corners[found.image]
     rows_of: dict[int, list[int]] = defaultdict(list)
     for row, image in enumerate(found.image.tolist()):
         rows_of[place_of[image]["image_id"]].append(row)
     merged = []
     for whole, rows in sorted(rows_of.items()):
-        if oriented:
-            kept = suppress(boxes[rows], found.score[rows], found.label[rows].astype(np.int64), iou)
-        else:
-            xyxy, scores = torch.from_numpy(boxes[rows]), torch.from_numpy(found.score[rows])
-            xyxy[:, 2:] += xyxy[:, :2]
-            kept = batched_nms(xyxy, scores, label[rows], iou).numpy()
-        for row in np.array(rows)[kept].tolist():
+        xyxy, scores = torch.from_numpy(boxes[rows]), torch.from_numpy(found.score[rows])
+        xyxy[:, 2:] += xyxy[:, :2]
+        for row in np.array(rows)[batched_nms(xyxy, scores, label[rows], iou).numpy()].tolist():
             moved = {"image_id": whole, "category_id": category_ids[found.label[row]]}
-            box = {"rbox" if oriented else "bbox": boxes[row].tolist()}
-            merged.append({**moved, **box, "score": float(found.score[row])})
+            merged.append({**moved, "bbox": boxes[row].tolist(), "score": float(found.score[row])})
     return merged
+
+
+def _merge_oriented(inputs: Inputs, places: Mapping[str, Any], iou: float) -> list[dict[str, Any]]:
+    """Move oriented detections to the whole images; of two of a class that overlap by more, the weaker is dropped."""
+    found = inputs.detections
+    of_image = [places[image["file_name"]] for image in inputs.images]
+    corners = np.array([place["corner"][:2] for place in of_image], dtype=float).reshape(-1, 2)
+    whole = np.array([place["image_id"] for place in of_image], dtype=np.int64)[found.image]
+    boxes = found.bbox.copy()
+    boxes[:, :2] += corners[found.image]
+    kept = suppress(boxes, found.score, whole * len(inputs.categories) + found.label, iou)
+    kept = kept[np.argsort(whole[kept], kind="stable")]
+    columns = (whole[kept].tolist(), found.label[kept].tolist(), boxes[kept].tolist(), found.score[kept].tolist())
+    return [
+        {"image_id": image, "category_id": inputs.categories[label]["id"], "rbox": box, "score": score}
+        for image, label, box, score in zip(*columns)
+    ]
 
 
 def _read(

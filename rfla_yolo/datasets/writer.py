@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from ..evaluation.rotated import corners, hulls
+from ..rotated import corners, hulls
 from .boxes import areas, cut
 
 T = TypeVar("T")

@@ -1,7 +1,7 @@
 """Objects and detections as columns: tens of bytes a box, where COCO's dicts take hundreds.
 
 Boxes are axis-aligned, left, top, width, height in px, (N, 4), or oriented, centre x, centre y, width, height in px and
-angle in radians (`rotated.py`), (N, 5): ``bbox`` or ``rbox`` in the JSON. Width and height are columns 2 and 3 of both.
+angle in radians (`rfla_yolo.rotated`), (N, 5): ``bbox`` or ``rbox`` in the JSON. Columns 2 and 3 of both are the sides.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..pairs import near_pairs
 from .figures import average_precision
-from .greedy import near_pairs
 from .matching import AT_50, Bools, Floats, Ints, Matching
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU from which a box lies on an object, and up to which it lies on none

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .greedy import greedy_match, near_pairs
+from ..pairs import near_pairs
+from ..rotated import intersections
+from .greedy import greedy_match
 from .inputs import Inputs
-from .rotated import intersections
 
 # Area ranges of the AI-TOD evaluation, px^2 of the original image, both ends closed.
 AITOD_AREAS: dict[str, tuple[float, float]] = {

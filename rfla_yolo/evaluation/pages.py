@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..report import Page
+from ..rotated import corners
 from .coco import Evaluation
 from .compare import Comparison
 from .figures import percent
 from .matching import AT_50, IOU_THRESHOLDS, Floats, match
-from .rotated import corners
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

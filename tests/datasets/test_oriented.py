@@ -19,7 +19,7 @@ from rfla_yolo.datasets import check_data, convert_dota, merge_tiles, tile_datas
 from rfla_yolo.datasets.boxes import areas, cut, min_area_boxes, suppress
 from rfla_yolo.datasets.checks import are_oriented, read_labels
 from rfla_yolo.evaluation.matching import pairwise_iou
-from rfla_yolo.evaluation.rotated import corners, hulls
+from rfla_yolo.rotated import corners, hulls
 
 NAMES = ["ship", "plane"]
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from rfla_yolo import compare, evaluate
 from rfla_yolo.evaluation import write_comparison, write_page
-from rfla_yolo.evaluation.greedy import near_pairs
 from rfla_yolo.evaluation.inputs import load_inputs
 from rfla_yolo.evaluation.matching import IOU_THRESHOLDS, match, pairwise_iou
 from rfla_yolo.evaluation.pages import _marks
-from rfla_yolo.evaluation.rotated import corners, hulls, intersections
+from rfla_yolo.pairs import near_pairs
+from rfla_yolo.rotated import corners, hulls, intersections
 
 from .test_matching import random_case
 
