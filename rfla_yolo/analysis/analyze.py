@@ -23,8 +23,9 @@ from ..engine.analysis import (
     training_size,
 )
 from ..engine.effective_field import effective_receptive_fields
+from ..engine.loss import check_head
 from ..engine.receptive_field import detection_model
-from ..engine.trainer import check_head, check_task
+from ..engine.trainer import check_task
 from .assignments import Assigned, Levels, Tally, assign_rfla, assign_tal
 from .figures import changes, level_names, summarise
 from .sweep import try_variants, variants

@@ -9,7 +9,6 @@ from typing import Any
 
 import ultralytics
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.nn.modules import Detect, v10Detect
 from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 from ultralytics.utils.files import get_latest_run
@@ -96,7 +95,6 @@ class RFLATrainer(DetectionTrainer):
         model.rfla = self.rfla.to_dict()  # survives in a finished checkpoint
         comment = f"rfla-yolo on ultralytics {ultralytics.__version__}"
         if self.rfla.assigner == "rfla":
-            check_head(model)
             model.criterion = build_criterion(model, self.rfla)
             assigner = one_to_many(model.criterion).assigner
             comment += "\nreceptive fields in use: " + describe_levels(assigner.strides, assigner.rf_sizes)
@@ -182,13 +180,6 @@ def check_task(task: str | None) -> None:
     """Raise ValueError where another task than detection is asked for."""
     if task not in {None, "detect"}:
         raise ValueError(f"task must be 'detect', not {task!r}: RFLA assigns boxes only")
-
-
-def check_head(model: Any) -> None:
-    """Raise ValueError unless RFLA can train the model's head."""
-    head = model.model[-1]
-    if type(head) not in {Detect, v10Detect}:
-        raise ValueError(f"model: RFLA trains heads of type Detect and v10Detect, not {type(head).__name__}")
 
 
 def describe_levels(strides: list[float], rf_sizes: list[float]) -> str:
