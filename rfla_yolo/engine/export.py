@@ -32,7 +32,7 @@ def export_model(weights: str | Path, image: str | Path | None = None, **kwargs:
     """
     from .model import RFLAYOLO
 
-    model = RFLAYOLO(weights)
+    model = RFLAYOLO(weights, kwargs.pop("task", None))
     file = Path(model.export(**kwargs))
     options = get_cfg(overrides=dict(kwargs))
     if file.suffix != ".onnx":

@@ -24,8 +24,6 @@ from ..config import RFLAConfig
 from .effective_field import effective_receptive_fields
 from .receptive_field import detection_model, receptive_fields
 
-HEADS = (Detect, v10Detect, Segment, Segment26, Pose, Pose26, OBB, OBB26)  # YOLOE and World derive from them: no others
-
 
 def rf_sizes(model: nn.Module, config: RFLAConfig) -> list[float]:
     """Return the receptive field of every detection level that the settings ask for.
@@ -248,16 +246,15 @@ class RFLAOBBLoss(RFLALoss, v8OBBLoss):
     """`RFLALoss` of oriented boxes. As in stock, objects with a side below 2 px of the input are left out."""
 
 
-LOSSES: dict[type[v8DetectionLoss], Any] = {
-    ours.__bases__[1]: ours
-    for ours in (
-        RFLADetectionLoss,
-        RFLASegmentationLoss,
-        RFLASegmentLoss26,
-        RFLAPoseLoss,
-        RFLAPoseLoss26,
-        RFLAOBBLoss,
-    )
+LOSSES: dict[type[nn.Module], Any] = {  # by head; those of YOLOE and World derive from these, and are none of them
+    Detect: RFLADetectionLoss,
+    v10Detect: RFLADetectionLoss,
+    Segment: RFLASegmentationLoss,
+    Segment26: RFLASegmentLoss26,
+    Pose: RFLAPoseLoss,
+    Pose26: RFLAPoseLoss26,
+    OBB: RFLAOBBLoss,
+    OBB26: RFLAOBBLoss,
 }
 
 
@@ -275,24 +272,27 @@ def build_criterion(model: Any, config: RFLAConfig) -> Any:
         ValueError: If RFLA cannot train the model's head, or the settings do not fit the model.
     """
     check_head(model)
-    stock = type(one_to_many(model.init_criterion()))
+    head = type(model.model[-1])
+    ours, stock = LOSSES[head], type(one_to_many(model.init_criterion()))
+    if stock not in ours.__bases__:
+        raise ValueError(f"model: a head of type {head.__name__} needs a model of its task, not {type(model).__name__}")
     if not has_one_to_one(model):
-        return LOSSES[stock](model, config)
+        return ours(model, config)
 
     def branch(model: nn.Module, tal_topk: int = 10, tal_topk2: int | None = None) -> v8DetectionLoss:
         if tal_topk2 is not None and config.one2one == "tal":
             return stock(model, tal_topk, tal_topk2)
-        return LOSSES[stock](model, config, tal_topk, tal_topk2)
+        return ours(model, config, tal_topk, tal_topk2)
 
     return E2ELoss(model, branch)
 
 
 def check_head(model: Any) -> None:
     """Raise ValueError unless RFLA can train the model's head."""
-    head = model.model[-1]
-    if type(head) not in HEADS:
-        known = ", ".join(known.__name__ for known in HEADS)
-        raise ValueError(f"model: RFLA trains heads of type {known}, not {type(head).__name__}")
+    head = type(model.model[-1])
+    if head not in LOSSES:
+        known = ", ".join(known.__name__ for known in LOSSES)
+        raise ValueError(f"model: RFLA trains heads of type {known}, not {head.__name__}")
 
 
 def one_to_many(criterion: Any) -> v8DetectionLoss:
