@@ -338,6 +338,10 @@ class TestRefused:
         with pytest.raises(ValueError, match=f"model: {name} is for .*; RFLA trains YOLOs for 'detect', 'segment'"):
             RFLAYOLO(name)
 
+    def test_rtdetr(self):
+        with pytest.raises(ValueError, match=r"model: rtdetr-l\.yaml is no YOLO"):
+            RFLAYOLO("rtdetr-l.yaml")
+
     def test_a_task_that_is_not_the_models(self):
         with pytest.raises(ValueError, match=r"task must be 'pose' for model yolov8n-pose\.yaml, not 'segment'"):
             RFLAYOLO("yolov8n-pose.yaml", "segment")
