@@ -20,6 +20,8 @@ from ultralytics.models.yolo.segment import SegmentationValidator
 from ultralytics.utils import LOGGER, nms, ops
 
 from ..config import FITNESS, RFLAConfig
+from ..datasets.boxes import min_area_boxes
+from ..datasets.dota import write_task1
 from ..datasets.truth import match_categories, match_images
 from ..evaluation import TABLE, Evaluation, percent, write_page
 from ..evaluation.boxes import Detections, Objects
@@ -129,10 +131,14 @@ class RFLAValidator(DetectionValidator):
             _write_predictions(self.save_dir / "predictions.json", inputs)
             figures = {**evaluation.to_dict(), "ultralytics": {k: float(v) for k, v in stats.items()}}
             (self.save_dir / "metrics.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+            if self.oriented:
+                names = {"images": inputs.images, "categories": inputs.categories, "annotations": []}
+                write_task1(names, self.save_dir / "predictions.json", self.save_dir)
             if self.args.plots:
                 files = {inputs.images[i]["id"]: file for file, places in self._truth.places.items() for i in places}
                 write_page(evaluation, self.save_dir, files)
-            LOGGER.info(f"Wrote {self.save_dir}: metrics.json, predictions.json" + ", index.html" * self.args.plots)
+            more = ", Task1_*.txt" * self.oriented + ", index.html" * self.args.plots
+            LOGGER.info(f"Wrote {self.save_dir}: metrics.json, predictions.json{more}")
         if figure := FITNESS[self.rfla.fitness]:
             value = evaluation[figure]
             if value is not None:
@@ -265,8 +271,8 @@ class RFLAValidator(DetectionValidator):
             places[im_file].append(len(images))
             cls = labels[im_file]["cls"].flatten().astype(np.int32)
             if self.oriented:
-                corners = [points.astype(np.float64) * (width, height) for points in labels[im_file]["segments"]]
-                boxes = ops.xyxyxyxy2xywhr(corners)
+                polygons = labels[im_file]["segments"]
+                boxes = min_area_boxes(points.astype(np.float64) * (width, height) for points in polygons)
             else:
                 boxes = labels[im_file]["bboxes"].astype(np.float64) * (width, height, width, height)
                 boxes[:, :2] -= boxes[:, 2:] / 2
@@ -317,7 +323,10 @@ class RFLAPoseValidator(PoseValidator, RFLAValidator):
 
 
 class RFLAOBBValidator(OBBValidator, RFLAValidator):
-    """`RFLAValidator` of oriented boxes: Ultralytics' metrics, by ProbIoU, and AP by size, by the rotated IoU."""
+    """`RFLAValidator` of oriented boxes: Ultralytics' metrics, by ProbIoU, and AP by size, by the rotated IoU.
+
+    Outside of training it writes the detections also in DOTA's format, ``Task1_{class}.txt``.
+    """
 
 
 def _short(key: str) -> str:

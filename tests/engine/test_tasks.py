@@ -313,6 +313,8 @@ def test_figures_of_oriented_boxes_are_of_oriented_boxes(tmp_path, tiny_sets, mo
     found = RFLAYOLO(tmp_path / "run/weights/best.pt").val(name="val", **options)
     assert found.evaluation["AP"] == pytest.approx(1, abs=0.01)
     assert found.results_dict["metrics/mAP50(B)"] > 0.99
+    lines = [(tmp_path / f"val/Task1_{name}.txt").read_text().splitlines() for name in ("bright", "dark")]
+    assert sum(map(len, lines)) == found.evaluation.num_detections == 28
     truth = json.loads((tmp_path / "val/annotations.json").read_text())["annotations"]
     sides = sorted(math.sqrt(entry["rbox"][2] * entry["rbox"][3]) for entry in truth)
     rows = [np.loadtxt(f, ndmin=2) for f in (data.parent / "labels/val").glob("*.txt") if f.stat().st_size]
