@@ -238,6 +238,7 @@ class RFLAValidator(DetectionValidator):
     def init_metrics(self, model: Any) -> None:
         """Set up Ultralytics' metrics, and read the ground truth unless training has done so."""
         super().init_metrics(model)
+        self.args.save_json = False  # Ultralytics switches it on for COCO by name
         if not self.training:
             self.load_annotations(self.data)
 
