@@ -62,7 +62,8 @@ def make_assigner(name: str) -> Any:
         config = RFLAConfig() if name == "rfla" else RFLAConfig.take_from({"preset": "paper"})[0]
         rf_sizes = [s * config.scale for s in STRIDES] if name == "rfla" else PAPER_RF_SIZES
         rfla = RFLAAssigner(CLASSES, STRIDES, rf_sizes, config)
-        return lambda *args, **kwargs: rfla(*args, GRID)
+        rfla.grid_shapes = GRID
+        return lambda *args, **kwargs: rfla(*args)
     from tests.assign.oracle import dense_assign, reference_fields
 
     fields = reference_fields(GRID, STRIDES, PAPER_RF_SIZES)

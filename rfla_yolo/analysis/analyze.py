@@ -23,8 +23,8 @@ from ..engine.analysis import (
     training_size,
 )
 from ..engine.effective_field import effective_receptive_fields
+from ..engine.loss import check_head
 from ..engine.receptive_field import detection_model
-from ..engine.trainer import check_head, check_task
 from .assignments import Assigned, Levels, Tally, assign_rfla, assign_tal
 from .figures import changes, level_names, summarise
 from .sweep import try_variants, variants
@@ -123,8 +123,9 @@ def analyze(
         raise ValueError(f"images must be a whole number from 1, not {images!r}")
     config, _ = RFLAConfig.take_from(arguments)
     config = replace(config, assigner="rfla")
-    check_task(arguments.get("task"))
-    detector = RFLAYOLO(weights or model)
+    detector = RFLAYOLO(weights or model, arguments.get("task"))
+    if detector.task != "detect":
+        raise ValueError(f"model: {weights or model} is for {detector.task!r}; analyze shows detectors (task 'detect')")
     net = detection_model(detector)
     if "rfla" in chosen:
         check_head(net)

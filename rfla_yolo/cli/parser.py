@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 from ..config import SETTINGS, RFLAConfig, check_names, read_yaml, resource_dir
 
 DEFAULT_MODEL = "yolov8s-p2.yaml"
+DEFAULT_MODELS = {"segment": "yolov8s-seg.yaml", "pose": "yolov8s-pose.yaml", "obb": "yolov8s-obb.yaml"}  # by task
 RENAMED = {"half": "now --quantize 16", "int8": "now --quantize 8"}  # Ultralytics still takes them, with a warning
 
 

@@ -13,4 +13,4 @@ def run(argv: Sequence[str]) -> None:
     weights = take_weights(args)
     from ..engine import RFLAYOLO
 
-    RFLAYOLO(weights).val(**args)
+    RFLAYOLO(weights, args.pop("task", None)).val(**args)

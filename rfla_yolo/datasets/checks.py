@@ -14,18 +14,19 @@ CORNERS = 9  # columns of an oriented box: class and four corners
 TOLERANCE = 0.01  # how far a normalised coordinate may lie outside the image, as in Ultralytics
 
 
-def explain_label_file(path: Path, num_classes: int) -> str:
+def explain_label_file(path: Path, num_classes: int, keypoints: tuple[int, int] | None = None) -> str:
     """Return what is wrong with a YOLO label file, in words, or an empty string.
 
     Args:
         path: The label file: ``class x y width height`` or ``class`` and the corners of a polygon per line, normalised
             to the image.
         num_classes: Number of classes of the dataset.
+        keypoints: How many follow the box on every line, and the numbers of each; None where there are none.
 
     Returns:
         ``file:line: what was found and what was expected`` for the first bad line.
     """
-    return next(iter(parse_labels(path, num_classes)[1]), "")
+    return next(iter(parse_labels(path, num_classes, keypoints=keypoints)[1]), "")
 
 
 def are_oriented(files: Iterable[Path]) -> bool:
@@ -52,13 +53,16 @@ def read_labels(path: Path, num_classes: int, oriented: bool = False) -> NDArray
     return rows
 
 
-def parse_labels(path: Path, num_classes: int, oriented: bool = False) -> tuple[NDArray[np.float64], list[str]]:
+def parse_labels(
+    path: Path, num_classes: int, oriented: bool = False, keypoints: tuple[int, int] | None = None
+) -> tuple[NDArray[np.float64], list[str]]:
     """Read a YOLO label file.
 
     Args:
         path: The label file; a missing one is an image without objects.
         num_classes: Number of classes of the dataset.
         oriented: The dataset has oriented boxes (`are_oriented`).
+        keypoints: How many keypoints follow a box, and the numbers of each; checked and left out.
 
     Returns:
         The good lines as class, centre x, centre y, width, height, normalised (polygons as their hull), (N, 5), or as
@@ -73,17 +77,17 @@ def parse_labels(path: Path, num_classes: int, oriented: bool = False) -> tuple[
         return np.zeros((0, columns)), [f"{path}: cannot be read: {error}"]
     rows, problems = [], []
     found = [len(line.split()) for line in lines]
-    if 5 in found and max(found) > 6:
+    if not keypoints and 5 in found and max(found) > 6:
         problems.append(f"{path}: mixes boxes and polygons; Ultralytics wants one kind a file")
     for number, line in enumerate(lines, start=1):
         cells = line.split()
         if oriented and cells and len(cells) != CORNERS:
             form = "9 columns (class x1 y1 x2 y2 x3 y3 x4 y4), as others of this dataset have"
             problems.append(f"{path}:{number}: expected {form}, found {len(cells)}")
-        elif problem := _explain_row(cells, num_classes):
+        elif problem := _explain_row(cells, num_classes, keypoints):
             problems.append(f"{path}:{number}: {problem}")
         elif cells:
-            label, *values = map(float, cells)
+            label, *values = map(float, cells[:5] if keypoints else cells)
             rows.append([label, *(values if oriented or len(values) == 4 else _hull(values))])
     return np.array(rows, dtype=np.float64).reshape(-1, columns), problems
 
@@ -94,13 +98,21 @@ def _hull(polygon: Sequence[float]) -> list[float]:
     return [(min(x) + max(x)) / 2, (min(y) + max(y)) / 2, max(x) - min(x), max(y) - min(y)]
 
 
-def _explain_row(cells: list[str], num_classes: int) -> str:
+def _explain_row(cells: list[str], num_classes: int, keypoints: tuple[int, int] | None = None) -> str:
     if not cells:
         return ""
     try:
         values = [float(cell) for cell in cells]
     except ValueError:
         return f"expected numbers, found {' '.join(cells)!r}"
+    if keypoints:
+        count, numbers = keypoints
+        if len(values) != 5 + count * numbers:
+            form = f"class x y width height, {count} keypoints of {numbers}"
+            return f"expected {5 + count * numbers} columns ({form}), found {len(values)}"
+        if outside := [v for i, v in enumerate(values[5:]) if i % numbers < 2 and not v <= 1 + TOLERANCE]:
+            return f"keypoint coordinate {outside[0]:g} is not in 0 to 1 (normalised to the image)"
+        cells, values = cells[:5], values[:5]
     if len(values) < 5 or (len(values) > 5 and len(values) % 2 == 0):
         return f"expected 5 columns (class x y width height), found {len(values)}"
     if not all(map(math.isfinite, values)):

@@ -4,13 +4,19 @@ from .export import compare_onnx, export_model
 from .loss import RFLAAssigner, RFLADetectionLoss, rf_sizes
 from .model import RFLAYOLO
 from .receptive_field import receptive_fields
-from .trainer import RFLATrainer
-from .validator import RFLAValidator
+from .trainer import RFLAOBBTrainer, RFLAPoseTrainer, RFLASegmentationTrainer, RFLATrainer
+from .validator import RFLAOBBValidator, RFLAPoseValidator, RFLASegmentationValidator, RFLAValidator
 
 __all__ = [
     "RFLAYOLO",
     "RFLAAssigner",
     "RFLADetectionLoss",
+    "RFLAOBBTrainer",
+    "RFLAOBBValidator",
+    "RFLAPoseTrainer",
+    "RFLAPoseValidator",
+    "RFLASegmentationTrainer",
+    "RFLASegmentationValidator",
     "RFLATrainer",
     "RFLAValidator",
     "compare_onnx",

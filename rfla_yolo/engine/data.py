@@ -121,7 +121,7 @@ def build_checked(
         ValueError: If images were dropped, lists files, lines and values; where none is left in any case. If images
             hold more than 8 bits a value, lists them.
     """
-    num_classes = 1 if args.single_cls else len(data["names"])
+    form = 1 if args.single_cls else len(data["names"]), tuple(data["kpt_shape"]) if args.task == "pose" else None
     check_classes(args.classes, data["names"])
     try:
         dataset = build()
@@ -129,7 +129,7 @@ def build_checked(
         if "No valid images found" not in str(error):
             raise
         dropped = [image for image in _find_images(images) if f"{image}: " in str(error)]
-        raise ValueError(f"{_explain(dropped, num_classes)}\nNo other image is left in {images}") from None
+        raise ValueError(f"{_explain(dropped, *form)}\nNo other image is left in {images}") from None
     problems = []
     if len(dataset.im_files) != len(dataset.label_files):
         state = random.getstate()  # listing the files samples some to time them: the augmentation must not notice
@@ -137,7 +137,7 @@ def build_checked(
         random.setstate(state)
         kept = set(dataset.im_files)
         dropped = [file for file in listed if file not in kept]
-        problems.append((_explain(dropped, num_classes), "without these images"))
+        problems.append((_explain(dropped, *form), "without these images"))
     if deep := _find_deep(dataset.im_files):
         message = f"{len(deep)} images of more than 8 bits a value, of which training sees the upper 8 alone:"
         problems.append((f"{message}\n  {_first(deep, len(deep))}", "with what is left of them"))
@@ -178,7 +178,7 @@ def _find_images(sources: str | list[str]) -> list[str]:
     return images
 
 
-def _explain(images: list[str], num_classes: int) -> str:
+def _explain(images: list[str], num_classes: int, keypoints: tuple[int, int] | None) -> str:
     """Say that these images cannot be used and why, a line each for the first of them."""
     lines = []
     for image, label in list(zip(images, img2label_paths(images)))[:LISTED]:
@@ -186,7 +186,8 @@ def _explain(images: list[str], num_classes: int) -> str:
             lines.append(f"{image}: no such image")
         else:
             unknown = f"{image}: is damaged, or above {TRAINED_PIXELS:,} px and to be cut by 'rfla-yolo data tile'"
-            lines.append(explain_label_file(Path(label), num_classes) or explain_image(Path(image)) or unknown)
+            words = explain_label_file(Path(label), num_classes, keypoints)
+            lines.append(words or explain_image(Path(image)) or unknown)
     return f"{len(images)} images cannot be used because of bad labels or files:\n  {_first(lines, len(images))}"
 
 

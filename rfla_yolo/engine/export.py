@@ -32,7 +32,7 @@ def export_model(weights: str | Path, image: str | Path | None = None, **kwargs:
     """
     from .model import RFLAYOLO
 
-    model = RFLAYOLO(weights)
+    model = RFLAYOLO(weights, kwargs.pop("task", None))
     file = Path(model.export(**kwargs))
     options = get_cfg(overrides=dict(kwargs))
     if file.suffix != ".onnx":
@@ -60,7 +60,8 @@ def compare_onnx(weights: str | Path, onnx_file: str | Path, image: str | Path) 
         image: An image.
 
     Returns:
-        The largest differences: of box coordinates in units of the longer side of the input, and of scores.
+        The largest differences: of box coordinates in units of the longer side of the input, and of scores and of what
+        else the task has of every anchor, in units of its largest value.
     """
     import onnxruntime
 
@@ -74,6 +75,9 @@ def compare_onnx(weights: str | Path, onnx_file: str | Path, image: str | Path) 
     pixels = np.repeat(pixels, fixed[0] or 1, axis=0)
     exported = session.run(None, {spec.name: pixels.astype(np.float16 if "float16" in spec.type else np.float32)})[0]
     with torch.no_grad():
-        expected = model(torch.from_numpy(pixels))[0].numpy()
-    difference = np.abs(exported.astype(np.float32) - expected).max(axis=(0, 2))  # per channel: x, y, w, h, scores
+        outputs = model(torch.from_numpy(pixels))[0]
+    expected = (outputs[0] if isinstance(outputs, tuple) else outputs).numpy()  # of segmentation without prototypes
+    difference = np.abs(exported.astype(np.float32) - expected).max(axis=(0, 2))  # per channel: x, y, w, h, scores, ...
+    rest = slice(4 + model.model[-1].nc, None)  # coefficients of masks, keypoints or the angle, as share of the largest
+    difference[rest] /= np.abs(expected[:, rest]).max(initial=1.0)
     return float(difference[:4].max()) / max(height, width), float(difference[4:].max())

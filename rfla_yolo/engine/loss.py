@@ -1,4 +1,4 @@
-"""The detection loss with RFLA as its assigner."""
+"""The losses of Ultralytics' tasks with RFLA as their assigner."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
-from ultralytics.utils.metrics import bbox_iou
+from ultralytics.nn.modules.head import OBB, OBB26, Detect, Pose, Pose26, Segment, Segment26, v10Detect
+from ultralytics.utils.loss import (
+    E2ELoss,
+    PoseLoss26,
+    SegmentLoss26,
+    v8DetectionLoss,
+    v8OBBLoss,
+    v8PoseLoss,
+    v8SegmentationLoss,
+)
+from ultralytics.utils.tal import SegTaskAlignedAssigner, TaskAlignedAssigner
 
 from ..assign import TARGETS, Selection, rfla_assign, rfla_match, rfla_select
 from ..config import RFLAConfig
@@ -46,14 +55,23 @@ def rf_sizes(model: nn.Module, config: RFLAConfig) -> list[float]:
 
 
 class RFLAAssigner(nn.Module):
-    """RFLA with the call and the five outputs of Ultralytics' ``TaskAlignedAssigner``.
+    """RFLA with the call and the five outputs of Ultralytics' assigners, for every task that has boxes.
+
+    Only the choice of anchors is RFLA's. How well a prediction fits, which the targets may ask for, is the task's own
+    overlap: of boxes, of boxes and masks, of keypoints (OKS), of oriented boxes (ProbIoU).
 
     Args:
         num_classes: Number of classes.
         strides: Stride of each level, px.
         rf_sizes: Side of the receptive field of each level, px.
         config: The settings.
+        stock: Ultralytics' assigner of the task, for its overlap alone; that of detection by default.
+
+    Attributes:
+        grid_shapes: Rows and columns of each level, finest first; to be set before a call, which does not name them.
     """
+
+    grid_shapes: Sequence[tuple[int, int]]
 
     def __init__(
         self,
@@ -61,12 +79,14 @@ class RFLAAssigner(nn.Module):
         strides: Sequence[float],
         rf_sizes: Sequence[float],
         config: RFLAConfig,
+        stock: TaskAlignedAssigner | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.strides = list(strides)
         self.rf_sizes = list(rf_sizes)
         self.config = config
+        self.stock = stock or TaskAlignedAssigner(num_classes=num_classes)
 
     def assign(self, gt_bboxes: Tensor, gt_mask: Tensor, grid_shapes: Sequence[tuple[int, int]]) -> Tensor:
         """Return the object of each anchor as `rfla_assign` does, under the settings."""
@@ -90,47 +110,74 @@ class RFLAAssigner(nn.Module):
         gt_labels: Tensor,
         gt_bboxes: Tensor,
         mask_gt: Tensor,
-        grid_shapes: Sequence[tuple[int, int]],
+        anc_strides: Tensor | None = None,
+        **extra: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Assign the anchors of a batch.
 
         Args:
             pd_scores: Class scores after the sigmoid, (B, A, num_classes).
-            pd_bboxes: Predicted boxes, xyxy px, (B, A, 4).
+            pd_bboxes: Predicted boxes, xyxy px, (B, A, 4), or oriented, (B, A, 5).
             anc_points: Anchor points, px, (A, 2); implied by the grid shapes.
             gt_labels: Classes of the objects, (B, G, 1).
-            gt_bboxes: Objects, xyxy px, (B, G, 4).
+            gt_bboxes: Objects, xyxy px, (B, G, 4), or oriented, (B, G, 5).
             mask_gt: Whether an object is real or padding, (B, G, 1).
-            grid_shapes: Rows and columns of each level, finest first.
+            anc_strides: Stride of each anchor, px, (A,); implied too.
+            **extra: What the overlap of the task needs beside the boxes; of every anchor where named ``pd_...``.
 
         Returns:
-            target_labels (B, A), target_bboxes (B, A, 4), target_scores (B, A, num_classes), fg_mask (B, A), and
+            target_labels (B, A), target_bboxes (B, A, 4 or 5), target_scores (B, A, num_classes), fg_mask (B, A), and
             target_gt_idx (B, A).
         """
         batch, num_anchors, num_gts = *pd_scores.shape[:2], gt_bboxes.shape[1]
         if num_gts == 0:
             background = gt_labels.new_zeros(batch, num_anchors, dtype=torch.long)
             return background, torch.zeros_like(pd_bboxes), torch.zeros_like(pd_scores), background.bool(), background
-        assigned = self.assign(gt_bboxes, mask_gt.squeeze(-1).bool(), grid_shapes)
+        assigned = self.assign(gt_bboxes, mask_gt.squeeze(-1).bool(), self.grid_shapes)
         target_gt_idx = assigned.clamp(min=0)
         target_labels = gt_labels.squeeze(-1).long().clamp(min=0).gather(1, target_gt_idx)
-        target_bboxes = gt_bboxes.gather(1, target_gt_idx.unsqueeze(-1).expand(-1, -1, 4))
+        target_bboxes = gt_bboxes.gather(1, target_gt_idx.unsqueeze(-1).expand(-1, -1, gt_bboxes.shape[-1]))
 
         # Listing the positives waits for the device, once; the loss that follows does so anyway. To gather the same
         # number of candidates for every object would not wait, but compute many times as many overlaps.
         fg_mask = assigned >= 0
         image, anchor = fg_mask.nonzero(as_tuple=True)
-        labels = target_labels[image, anchor]
+        gt, labels = assigned[image, anchor], target_labels[image, anchor]
 
         def predictions() -> tuple[Tensor, Tensor]:
-            overlap = bbox_iou(target_bboxes[image, anchor], pd_bboxes[image, anchor], xywh=False, CIoU=True)
-            return pd_scores[image, anchor, labels].float(), overlap.squeeze(-1).clamp(0)
+            per_anchor = {"pd_scores": pd_scores, "pd_bboxes": pd_bboxes, **extra}
+            overlap = self._overlaps((image, gt, anchor), gt_labels, gt_bboxes, **per_anchor)
+            return pd_scores[image, anchor, labels].float(), overlap.float()
 
-        objects = image * num_gts + assigned[image, anchor]
-        weight = TARGETS[self.config.target](objects, batch * num_gts, predictions)
+        weight = TARGETS[self.config.target](image * num_gts + gt, batch * num_gts, predictions)
         target_scores = weight.new_zeros(batch, num_anchors, self.num_classes)
         target_scores[image, anchor, labels] = weight
         return target_labels, target_bboxes, target_scores, fg_mask, target_gt_idx
+
+    def _overlaps(
+        self,
+        pairs: tuple[Tensor, Tensor, Tensor],
+        gt_labels: Tensor,
+        gt_bboxes: Tensor,
+        pd_scores: Tensor,
+        pd_bboxes: Tensor,
+        **extra: Tensor,
+    ) -> Tensor:
+        """Return the task's overlap of each pair of image, object and anchor, (P,)."""
+        if not isinstance(self.stock, SegTaskAlignedAssigner):
+            return self.stock.pair_overlaps(pairs, gt_bboxes, pd_bboxes, **extra)
+        # It lays out a table of all objects and all anchors, and looks at the masks of the best 3 * topk anchors of an
+        # object. Here the anchors are the positives alone, and it looks at the masks of all.
+        image, gt, anchor = pairs
+        counts = image.bincount(minlength=len(gt_bboxes))
+        slot = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
+        per_anchor = {"scores": pd_scores, "pd_bboxes": pd_bboxes, "pd_coef": extra.pop("pd_coef")}
+        for name, values in per_anchor.items():
+            table = values.new_zeros(len(gt_bboxes), int(counts.max()), values.shape[-1])
+            table[image, slot] = values[image, anchor]
+            per_anchor[name] = table
+        self.stock.bs, self.stock.n_max_boxes, self.stock.topk = len(gt_bboxes), gt_bboxes.shape[1], int(counts.max())
+        return self.stock.pair_overlaps((image, gt, slot), gt_bboxes, labels=gt_labels, **per_anchor, **extra)
 
 
 class RFLAMatcher(RFLAAssigner):
@@ -142,57 +189,110 @@ class RFLAMatcher(RFLAAssigner):
         return rfla_match(gt_bboxes, gt_mask, *levels, distance=self.config.distance)
 
 
-class RFLADetectionLoss(v8DetectionLoss):
-    """Ultralytics' detection loss with RFLA in place of its assigner; everything else is Ultralytics'.
+class RFLALoss:
+    """Any of Ultralytics' losses with RFLA in place of its assigner; everything else is Ultralytics'.
+
+    To be named before one of them as a base.
 
     Args:
-        model: An Ultralytics detection model.
+        model: An Ultralytics model of the loss's task.
         config: The settings.
-        tal_topk: Not used; ``E2ELoss`` passes it to every detection loss.
+        tal_topk: Not used; ``E2ELoss`` passes it to every loss.
         tal_topk2: Given by ``E2ELoss`` for the one-to-one branch, which `RFLAMatcher` assigns then.
 
     Raises:
         ValueError: If the settings do not fit the model.
     """
 
+    assigner: Any
+
     def __init__(
         self, model: nn.Module, config: RFLAConfig | None = None, tal_topk: int = 10, tal_topk2: int | None = None
     ) -> None:
-        super().__init__(model, tal_topk, tal_topk2)
+        super().__init__(model, tal_topk, tal_topk2)  # type: ignore[call-arg]
+        stock: Any = self
         config = config or RFLAConfig()
         assigner = RFLAAssigner if tal_topk2 is None else RFLAMatcher
-        self.assigner: nn.Module = assigner(self.nc, self.stride.tolist(), rf_sizes(model, config), config)
+        levels = (stock.stride.tolist(), rf_sizes(model, config))
+        self.assigner = assigner(stock.nc, *levels, config, self.assigner)
 
-    def get_assigned_targets_and_loss(
-        self, preds: dict[str, Tensor], batch: dict[str, Any], **assign_kwargs: Any
-    ) -> Any:
-        """Pass the grid shapes on to the assigner, which Ultralytics' call does not name."""
-        grid_shapes = [tuple(feature.shape[2:]) for feature in preds["feats"]]
-        return super().get_assigned_targets_and_loss(preds, batch, grid_shapes=grid_shapes, **assign_kwargs)
+    def loss(self, preds: dict[str, Any], batch: dict[str, Any]) -> Any:
+        """Compute the loss of one branch; the assigner is told the grid shapes, which no call of it names."""
+        self.assigner.grid_shapes = [tuple(feature.shape[2:]) for feature in preds["feats"]]
+        return super().loss(preds, batch)  # type: ignore[misc]
 
 
-def build_criterion(model: nn.Module, config: RFLAConfig) -> RFLADetectionLoss | E2ELoss:
-    """Return the loss of a detection model under RFLA; with a one-to-one branch, Ultralytics' loss of both branches.
+class RFLADetectionLoss(RFLALoss, v8DetectionLoss):
+    """`RFLALoss` of detection."""
+
+
+class RFLASegmentationLoss(RFLALoss, v8SegmentationLoss):
+    """`RFLALoss` of segmentation up to YOLO12."""
+
+
+class RFLASegmentLoss26(RFLALoss, SegmentLoss26):
+    """`RFLALoss` of YOLO26's segmentation, whose targets also judge the masks."""
+
+
+class RFLAPoseLoss(RFLALoss, v8PoseLoss):
+    """`RFLALoss` of pose up to YOLO12."""
+
+
+class RFLAPoseLoss26(RFLALoss, PoseLoss26):
+    """`RFLALoss` of YOLO26's pose, whose targets judge the keypoints (OKS)."""
+
+
+class RFLAOBBLoss(RFLALoss, v8OBBLoss):
+    """`RFLALoss` of oriented boxes. As in stock, objects with a side below 2 px of the input are left out."""
+
+
+LOSSES: dict[type[nn.Module], Any] = {  # by head; those of YOLOE and World derive from these, and are none of them
+    Detect: RFLADetectionLoss,
+    v10Detect: RFLADetectionLoss,
+    Segment: RFLASegmentationLoss,
+    Segment26: RFLASegmentLoss26,
+    Pose: RFLAPoseLoss,
+    Pose26: RFLAPoseLoss26,
+    OBB: RFLAOBBLoss,
+    OBB26: RFLAOBBLoss,
+}
+
+
+def build_criterion(model: Any, config: RFLAConfig) -> Any:
+    """Return the loss of a model under RFLA; with a one-to-one branch, Ultralytics' loss of both branches.
 
     RFLA assigns the one-to-many branch, and the setting ``one2one`` says who assigns the other. The schedule of the two
     gains is Ultralytics'.
 
     Args:
-        model: An Ultralytics detection model.
+        model: An Ultralytics model that detects, segments, or finds keypoints or oriented boxes.
         config: The settings.
 
     Raises:
-        ValueError: If the settings do not fit the model.
+        ValueError: If RFLA cannot train the model's head, or the settings do not fit the model.
     """
+    check_head(model)
+    head = type(model.model[-1])
+    ours, stock = LOSSES[head], type(one_to_many(model.init_criterion()))
+    if stock not in ours.__bases__:
+        raise ValueError(f"model: a head of type {head.__name__} needs a model of its task, not {type(model).__name__}")
     if not has_one_to_one(model):
-        return RFLADetectionLoss(model, config)
+        return ours(model, config)
 
     def branch(model: nn.Module, tal_topk: int = 10, tal_topk2: int | None = None) -> v8DetectionLoss:
         if tal_topk2 is not None and config.one2one == "tal":
-            return v8DetectionLoss(model, tal_topk, tal_topk2)
-        return RFLADetectionLoss(model, config, tal_topk, tal_topk2)
+            return stock(model, tal_topk, tal_topk2)
+        return ours(model, config, tal_topk, tal_topk2)
 
     return E2ELoss(model, branch)
+
+
+def check_head(model: Any) -> None:
+    """Raise ValueError unless RFLA can train the model's head."""
+    head = type(model.model[-1])
+    if head not in LOSSES:
+        known = ", ".join(known.__name__ for known in LOSSES)
+        raise ValueError(f"model: RFLA trains heads of type {known}, not {head.__name__}")
 
 
 def one_to_many(criterion: Any) -> v8DetectionLoss:

@@ -13,21 +13,25 @@ from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
 
 from .loss import has_one_to_one
-from .trainer import RFLATrainer
-from .validator import MAX_DET, RFLAValidator
+from .trainer import TRAINERS
+from .validator import MAX_DET
+
+TASKS = ", ".join(map(repr, TRAINERS))
 
 
 class RFLAYOLO(YOLO):
-    """A YOLO whose ``train`` and ``val`` use `RFLATrainer` and `RFLAValidator`; all else is Ultralytics'.
+    """A YOLO whose ``train`` and ``val`` use `RFLATrainer` and `RFLAValidator` of its task; all else is Ultralytics'.
+
+    The tasks are "detect", "segment", "pose" and "obb", oriented boxes.
 
     Args:
         model: A model YAML, a checkpoint, or an exported ONNX file.
-        task: Only ``"detect"``.
+        task: The task, for an exported file that does not say it; checked against all others.
         verbose: Print the model.
 
     Raises:
         FileNotFoundError: If the file does not exist and is none of Ultralytics' own.
-        ValueError: If it is no checkpoint, or not a detector.
+        ValueError: If it is no checkpoint, or for another task.
 
     Example:
         >>> model = RFLAYOLO("yolov8n-p2.yaml")
@@ -37,28 +41,32 @@ class RFLAYOLO(YOLO):
     model: Any  # the network, or the path of an exported file
 
     def __init__(self, model: str | Path = "yolov8s-p2.yaml", task: str | None = None, verbose: bool = False) -> None:
+        if task not in {None, *TRAINERS}:
+            raise ValueError(f"task must be one of {TASKS}, not {task!r}")
         path = Path(model)
         if path.suffix in {".pt", ".onnx"} and not path.is_file() and path.stem not in GITHUB_ASSETS_STEMS:
             raise FileNotFoundError(f"model: no such file: {path}")
         try:
-            super().__init__(model, task=task, verbose=verbose)
+            super().__init__(model, task=None if path.suffix in {".yaml", ".yml"} else task, verbose=verbose)
         except FileNotFoundError:
             raise
         except NotImplementedError:  # RT-DETR: a head that YOLO has no task for
-            raise ValueError(f"model: {model} is no YOLO; RFLA trains detectors (task 'detect')") from None
+            raise ValueError(f"model: {model} is no YOLO; RFLA trains YOLOs for {TASKS}") from None
         except Exception as error:
             if path.suffix != ".pt":
                 raise
             raise ValueError(f"model: {path} is no Ultralytics checkpoint ({type(error).__name__}: {error})") from error
-        if not isinstance(self, RFLAYOLO) or self.task != "detect":
-            found = self.task if isinstance(self, RFLAYOLO) else type(self).__name__
-            raise ValueError(f"model: {model} is for {found!r}; RFLA trains detectors (task 'detect')")
+        found = self.task if isinstance(self, RFLAYOLO) else type(self).__name__
+        if found not in TRAINERS:
+            raise ValueError(f"model: {model} is for {found!r}; RFLA trains YOLOs for {TASKS}")
+        if task not in {None, found}:
+            raise ValueError(f"task must be {found!r} for model {model}, not {task!r}")
 
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:
-        """Map the detection task to this package's trainer and validator."""
-        tasks = super().task_map
-        return {**tasks, "detect": {**tasks["detect"], "trainer": RFLATrainer, "validator": RFLAValidator}}
+        """Map the tasks to this package's trainers and validators."""
+        stock, ours = super().task_map, TRAINERS.items()
+        return stock | {name: {**stock[name], "trainer": t, "validator": t.validator_class} for name, t in ours}
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
         """Train; named explicitly, the trainer is also used where Ultralytics would start its own command.
@@ -71,7 +79,7 @@ class RFLAYOLO(YOLO):
             kwargs["resume"] = str(self.ckpt_path or self.model_name)
         if isinstance(kwargs.get("data"), (list, tuple)):
             raise ValueError(f"data must be one dataset YAML, not {kwargs['data']!r}; train on each in its own run")
-        return super().train(trainer=trainer or RFLATrainer, **kwargs)
+        return super().train(trainer=trainer or TRAINERS[self.task], **kwargs)
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validate; the metrics returned carry the figures by size as ``.evaluation``.
@@ -80,17 +88,16 @@ class RFLAYOLO(YOLO):
         non-maximum suppression, which is Ultralytics' default, and by the one-to-one branch (``nms=False``), whose
         figures are ``.one_to_one`` and whose files lie in the folder ``one2one`` of the run.
         """
-        validator = validator or RFLAValidator
         model = self.model
         if "nms" in kwargs or not isinstance(model, DetectionModel) or not has_one_to_one(model):
-            return super().val(validator=validator, **kwargs)
+            return super().val(validator, **kwargs)
         other = deepcopy(model)  # a validation removes the branch that it does not use
         LOGGER.info("The one-to-many branch, with non-maximum suppression (nms=None):")
-        metrics = super().val(validator=validator, **kwargs)
+        metrics = super().val(validator, **kwargs)
         LOGGER.info("The one-to-one branch (nms=False):")
         self.model = other
         folder = str(Path(metrics.save_dir) / "one2one")
-        metrics.one_to_one = super().val(validator=validator, **{**kwargs, "nms": False, "save_dir": folder}).evaluation
+        metrics.one_to_one = super().val(validator, **{**kwargs, "nms": False, "save_dir": folder}).evaluation
         self.model, self.metrics = model, metrics
         return metrics
 

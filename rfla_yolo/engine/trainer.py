@@ -1,4 +1,4 @@
-"""The trainer: Ultralytics' ``DetectionTrainer`` with RFLA in its criterion and AP by size in its results."""
+"""The trainers: Ultralytics' own of each task, with RFLA in their criterion and AP by size in their results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 import ultralytics
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.nn.modules import Detect, v10Detect
+from ultralytics.models.yolo.obb import OBBTrainer
+from ultralytics.models.yolo.pose import PoseTrainer
+from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 from ultralytics.utils.files import get_latest_run
@@ -19,7 +21,14 @@ from .data import build_checked, check_dataset
 from .loss import build_criterion, has_one_to_one, one_to_many
 from .positives import PositiveCounter
 from .receptive_field import detection_model
-from .validator import MAX_DET, SIZE_METRICS, RFLAValidator
+from .validator import (
+    MAX_DET,
+    SIZE_METRICS,
+    RFLAOBBValidator,
+    RFLAPoseValidator,
+    RFLASegmentationValidator,
+    RFLAValidator,
+)
 
 
 class RFLATrainer(DetectionTrainer):
@@ -28,6 +37,12 @@ class RFLATrainer(DetectionTrainer):
     Takes every Ultralytics argument and the settings of `RFLAConfig` in ``overrides``. The settings are kept with the
     run (``rfla.yaml``), in the checkpoint (as a plain dict) and restored on resume. ``args.yaml`` stays a file that
     plain Ultralytics reads, and a finished checkpoint holds nothing but Ultralytics' own classes.
+
+    Named before the trainer of another task as a base, it makes that one's.
+
+    Attributes:
+        task: Name of the task.
+        validator_class: The validator of the task.
 
     Args:
         cfg: Default arguments.
@@ -44,13 +59,17 @@ class RFLATrainer(DetectionTrainer):
     """
 
     args: Any
+    task = "detect"
+    validator_class: type[RFLAValidator] = RFLAValidator
 
     def __init__(
         self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: dict | None = None
     ) -> None:
         overrides = dict(overrides or {})
         self.rfla, self._given = RFLAConfig.take_from(overrides)
-        check_task(overrides.get("task"))
+        if (task := overrides.get("task") or self.task) != self.task:
+            known = ", ".join(f"{trainer.__name__} for {name!r}" for name, trainer in TRAINERS.items())
+            raise ValueError(f"task must be {self.task!r} for {type(self).__name__}, not {task!r}; there are {known}")
         overrides.setdefault("max_det", MAX_DET)
         if not overrides.get("resume") and overrides.get("data"):
             overrides["data"] = check_dataset(overrides["data"], "train", overrides.get("split", "val"))
@@ -83,7 +102,7 @@ class RFLATrainer(DetectionTrainer):
     def get_validator(self) -> RFLAValidator:
         """Return the validator, whose arguments are Ultralytics' alone."""
         args = copy(self.args)
-        validator = RFLAValidator(self.test_loader, save_dir=self.save_dir, args=args, _callbacks=self.callbacks)
+        validator = self.validator_class(self.test_loader, save_dir=self.save_dir, args=args, _callbacks=self.callbacks)
         validator.rfla = self.rfla
         if RANK in {-1, 0}:
             validator.load_annotations(self.data)
@@ -96,7 +115,6 @@ class RFLATrainer(DetectionTrainer):
         model.rfla = self.rfla.to_dict()  # survives in a finished checkpoint
         comment = f"rfla-yolo on ultralytics {ultralytics.__version__}"
         if self.rfla.assigner == "rfla":
-            check_head(model)
             model.criterion = build_criterion(model, self.rfla)
             assigner = one_to_many(model.criterion).assigner
             comment += "\nreceptive fields in use: " + describe_levels(assigner.strides, assigner.rf_sizes)
@@ -157,6 +175,43 @@ class RFLATrainer(DetectionTrainer):
         super().save_metrics({**metrics, **self._positives.read()})
 
 
+class RFLASegmentationTrainer(RFLATrainer, SegmentationTrainer):
+    """`RFLATrainer` of segmentation."""
+
+    task = "segment"
+    validator_class = RFLASegmentationValidator
+
+
+class RFLAPoseTrainer(RFLATrainer, PoseTrainer):
+    """`RFLATrainer` of keypoints."""
+
+    task = "pose"
+    validator_class = RFLAPoseValidator
+
+    def get_dataset(self) -> dict[str, Any]:
+        """Return what Ultralytics has read of the dataset's YAML.
+
+        Raises:
+            ValueError: If it does not say which keypoints there are.
+        """
+        try:
+            return dict(super().get_dataset())
+        except KeyError as error:
+            raise ValueError(str(error.args[0])) from None
+
+
+class RFLAOBBTrainer(RFLATrainer, OBBTrainer):
+    """`RFLATrainer` of oriented boxes."""
+
+    task = "obb"
+    validator_class = RFLAOBBValidator
+
+
+TRAINERS: dict[str, type[RFLATrainer]] = {
+    trainer.task: trainer for trainer in (RFLATrainer, RFLASegmentationTrainer, RFLAPoseTrainer, RFLAOBBTrainer)
+}
+
+
 def check_interrupted(file: str | Path) -> None:
     """Raise an error unless a training can be resumed from this file.
 
@@ -176,19 +231,6 @@ def check_interrupted(file: str | Path) -> None:
             f"resume: the run of {file} has finished, there is nothing to resume; "
             f"to go on from its weights, train with model={file} and without resume"
         )
-
-
-def check_task(task: str | None) -> None:
-    """Raise ValueError where another task than detection is asked for."""
-    if task not in {None, "detect"}:
-        raise ValueError(f"task must be 'detect', not {task!r}: RFLA assigns boxes only")
-
-
-def check_head(model: Any) -> None:
-    """Raise ValueError unless RFLA can train the model's head."""
-    head = model.model[-1]
-    if type(head) not in {Detect, v10Detect}:
-        raise ValueError(f"model: RFLA trains heads of type Detect and v10Detect, not {type(head).__name__}")
 
 
 def describe_levels(strides: list[float], rf_sizes: list[float]) -> str:

@@ -1,4 +1,4 @@
-"""The validator: Ultralytics' ``DetectionValidator`` and, beside its metrics, AP by object size."""
+"""The validators: Ultralytics' own of each task and, beside their metrics, AP of the boxes by object size."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.models.yolo.obb import OBBValidator
+from ultralytics.models.yolo.pose import PoseValidator
+from ultralytics.models.yolo.segment import SegmentationValidator
 from ultralytics.utils import LOGGER, nms, ops
 
 from ..config import FITNESS, RFLAConfig
+from ..datasets.boxes import min_area_boxes
+from ..datasets.dota import write_task1
 from ..datasets.truth import match_categories, match_images
 from ..evaluation import TABLE, Evaluation, percent, write_page
 from ..evaluation.boxes import Detections, Objects
@@ -29,18 +34,26 @@ MAX_NMS = 30000  # boxes an image that enter non-maximum suppression, Ultralytic
 SIZE_METRICS = tuple(f"metrics/{name}" for name in TABLE)  # columns of results.csv
 
 
+def _heading(stock: Any) -> Callable[[Any], str]:
+    """Return ``get_desc`` of a validator: stock's columns in training; outside of it the table comes at the end."""
+    return lambda self: stock.get_desc(self) if self.training else f"{'Validating':>22}"
+
+
 class RFLAValidator(DetectionValidator):
     """Validate a detector by Ultralytics' metrics and by the AI-TOD definition.
 
     After a validation outside of training the run folder holds ``metrics.json`` and ``predictions.json`` (COCO), and
     ``annotations.json`` where the ground truth was made from the labels. Non-maximum suppression has no time limit.
 
+    Named after the validator of another task as a base, it makes that one's; oriented boxes are evaluated as such.
+
     Attributes:
         evaluation: Figures of the last validation; after one in training nothing but the figures.
     """
 
     evaluation: Evaluation | None = None
-    # file, height and width, detections (D, 6) as xywh, score, class, and how many were cut off and were no numbers
+    # file, height and width, detections (D, 6) as xywh (oriented: and angle, (D, 7)), score, class, and how many were
+    # cut off and were no numbers
     jdict: list[tuple[str, tuple[int, int], np.ndarray, int, int]]
 
     def __init__(
@@ -61,18 +74,25 @@ class RFLAValidator(DetectionValidator):
         build = partial(super().build_dataset, img_path, mode, batch)
         return build_checked(build, img_path, self.data, self.args, self.rfla.skip_bad_labels)
 
+    @property
+    def oriented(self) -> bool:
+        """Whether the boxes are oriented: centre x and y, width, height, px, and angle, radians."""
+        return bool(self.args.task == "obb")
+
     def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:
         """Apply non-maximum suppression without Ultralytics' time limit, which drops detections on a busy machine."""
         outputs = nms.non_max_suppression(
             preds,
             self.args.conf,
             self.args.iou,
+            nc=0 if self.args.task == "detect" else self.nc,  # the others have more channels than boxes and scores
             multi_label=True,
             agnostic=self.args.single_cls or self.args.agnostic_nms,
             max_det=self.args.max_det if self.end2end else MAX_NMS,
             max_time_img=math.inf,
             max_nms=MAX_NMS,
             end2end=self.end2end,
+            rotated=self.oriented,
         )
         # an end-to-end head gives max_det boxes always; where the last still counts, more would have
         full = self.args.max_det if self.end2end else math.inf
@@ -84,8 +104,13 @@ class RFLAValidator(DetectionValidator):
         """Keep the detections in pixels of the original image, 24 bytes each, beside what Ultralytics keeps."""
         super().update_metrics(preds, batch)
         for i, pred in enumerate(preds):
-            image = {"imgsz": batch["img"].shape[2:], **{key: batch[key][i] for key in ("ori_shape", "ratio_pad")}}
-            boxes = ops.xyxy2ltwh(self.scale_preds(pred, image)["bboxes"])
+            shapes = {"img1_shape": batch["img"].shape[2:], "img0_shape": batch["ori_shape"][i]}
+            # the boxes alone: `scale_preds` of segmentation makes every mask as large as the image
+            boxes = ops.scale_boxes(
+                boxes=pred["bboxes"].clone(), ratio_pad=batch["ratio_pad"][i], xywh=self.oriented, **shapes
+            )
+            if not self.oriented:
+                boxes = ops.xyxy2ltwh(boxes)
             columns = [boxes, pred["conf"][:, None], pred["cls"][:, None]]
             found = torch.cat(columns, 1).float().cpu().numpy()
             finite = np.isfinite(found).all(1)
@@ -106,10 +131,14 @@ class RFLAValidator(DetectionValidator):
             _write_predictions(self.save_dir / "predictions.json", inputs)
             figures = {**evaluation.to_dict(), "ultralytics": {k: float(v) for k, v in stats.items()}}
             (self.save_dir / "metrics.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+            if self.oriented:
+                names = {"images": inputs.images, "categories": inputs.categories, "annotations": []}
+                write_task1(names, self.save_dir / "predictions.json", self.save_dir)
             if self.args.plots:
                 files = {inputs.images[i]["id"]: file for file, places in self._truth.places.items() for i in places}
                 write_page(evaluation, self.save_dir, files)
-            LOGGER.info(f"Wrote {self.save_dir}: metrics.json, predictions.json" + ", index.html" * self.args.plots)
+            more = ", Task1_*.txt" * self.oriented + ", index.html" * self.args.plots
+            LOGGER.info(f"Wrote {self.save_dir}: metrics.json, predictions.json{more}")
         if figure := FITNESS[self.rfla.fitness]:
             value = evaluation[figure]
             if value is not None:
@@ -123,9 +152,7 @@ class RFLAValidator(DetectionValidator):
         values = (evaluation[name] for name in TABLE)
         return stats | {k: math.nan if v is None else v for k, v in zip(SIZE_METRICS, values)}
 
-    def get_desc(self) -> str:
-        """Return Ultralytics' columns in training; outside of it the table comes at the end."""
-        return super().get_desc() if self.training else f"{'Validating':>22}"
+    get_desc = _heading(DetectionValidator)
 
     def print_results(self) -> None:
         """Print a line in training; outside of it one table by class, AP by size (percent) in its last columns."""
@@ -135,10 +162,17 @@ class RFLAValidator(DetectionValidator):
             super().print_results()
             LOGGER.info(f"{'':>22}" + "  ".join(f"{name} {percent(figures[name])}" for name in TABLE))
             return
-        header = ("Images", "Instances", "P", "R", "mAP50", "mAP50-95")
-        LOGGER.info(f"{'Class':>22}" + "".join(f"{name:>10}" for name in header) + "".join(f"{n:>7}" for n in TABLE))
         metrics = self.metrics
-        self._print_row("all", self.seen, metrics.nt_per_class.sum(), metrics.mean_results(), figures.metrics)
+        names = [_short(key) for key in metrics.keys]
+        header = "".join(f"{name:>{_width(name)}}" for name in ("Images", "Instances", *names))
+        LOGGER.info(f"{'Class':>22}{header}" + "".join(f"{n:>7}" for n in TABLE))
+
+        def print_row(name: str, images: int, instances: int, results: Any, figures: dict[str, float | None]) -> None:
+            cells = "".join(f"{float(value):>{_width(n)}.3g}" for n, value in zip(names, results))
+            sizes = "".join(f"{percent(figures.get(metric)):>7}" for metric in TABLE)
+            LOGGER.info(f"{name:>22}{images:>10}{instances:>10}{cells}{sizes}")
+
+        print_row("all", self.seen, metrics.nt_per_class.sum(), metrics.mean_results(), figures.metrics)
         if not self.args.verbose or self.nc < 2:
             return
         assert self._truth is not None
@@ -146,13 +180,7 @@ class RFLAValidator(DetectionValidator):
             counts = metrics.nt_per_image[c], metrics.nt_per_class[c]
             place = self._truth.labels[c]
             found = figures.per_class[self._truth.categories[place]["name"]] if place >= 0 else {}
-            self._print_row(self.names[c], *counts, metrics.class_result(i), found)
-
-    @staticmethod
-    def _print_row(name: str, images: int, instances: int, results: Any, figures: dict[str, float | None]) -> None:
-        cells = "".join(f"{float(value):>10.3g}" for value in results)
-        sizes = "".join(f"{percent(figures.get(metric)):>7}" for metric in TABLE)
-        LOGGER.info(f"{name:>22}{images:>10}{instances:>10}{cells}{sizes}")
+            print_row(self.names[c], *counts, metrics.class_result(i), found)
 
     def _warn_of_cuts(self) -> None:
         """Say where ``max_det`` has cut detections off, and how many were no numbers."""
@@ -178,13 +206,13 @@ class RFLAValidator(DetectionValidator):
         self.jdict = []
         found.sort(key=lambda entry: entry[0])
         image = np.repeat(np.array([i for i, _ in found], dtype=np.int32), [len(table) for _, table in found])
-        table = np.concatenate([np.zeros((0, 6), dtype=np.float32), *(table for _, table in found)])
+        table = np.concatenate([np.zeros((0, 6 + self.oriented), np.float32), *(table for _, table in found)])
         del found
-        label = truth.labels[table[:, 5].astype(int)]
+        label = truth.labels[table[:, -1].astype(int)]
         if (label < 0).any():  # classes of the model that the COCO file does not know
             table, image, label = table[label >= 0], image[label >= 0], label[label >= 0]
-        bbox, score = table[:, :4].astype(float).round(4), table[:, 4].astype(float).round(7)
-        bbox[:, 2:] = bbox[:, 2:].clip(0)  # a head that learns distances with a sign may turn a box inside out
+        bbox, score = table[:, :-2].astype(float).round(4), table[:, -2].astype(float).round(7)
+        bbox[:, 2:4] = bbox[:, 2:4].clip(0)  # a head that learns distances with a sign may turn a box inside out
         return Inputs(truth.images, truth.categories, truth.objects, Detections(image, label, bbox, score))
 
     def load_annotations(self, data: dict[str, Any]) -> None:
@@ -200,10 +228,17 @@ class RFLAValidator(DetectionValidator):
         if path and not self.args.single_cls and self.args.classes is None:
             names = {int(i): str(name) for i, name in data["names"].items()}
             self._truth = self._truth_from_file(path, self.dataloader.dataset.im_files, names)
+            boxes = self._truth.objects.bbox
+            if len(boxes) and (boxes.shape[1] == 5) != self.oriented:
+                raise ValueError(
+                    f"annotations {path}: expected {'oriented boxes (rbox)' if self.oriented else 'boxes (bbox)'} "
+                    f"for task {self.args.task!r}"
+                )
 
     def init_metrics(self, model: Any) -> None:
         """Set up Ultralytics' metrics, and read the ground truth unless training has done so."""
         super().init_metrics(model)
+        self.args.save_json = False  # Ultralytics switches it on for COCO by name
         if not self.training:
             self.load_annotations(self.data)
 
@@ -231,14 +266,20 @@ class RFLAValidator(DetectionValidator):
         labels = {label["im_file"]: label for label in self.dataloader.dataset.labels}
         images: list[dict[str, Any]] = []
         places: dict[str, list[int]] = defaultdict(list)
-        columns: list[tuple[Any, ...]] = [(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 4)))]
+        none = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 4 + self.oriented))
+        columns: list[tuple[Any, ...]] = [none]
         for im_file, (height, width) in sorted((im_file, shape) for im_file, shape, *_ in self.jdict):
             places[im_file].append(len(images))
             cls = labels[im_file]["cls"].flatten().astype(np.int32)
-            boxes = labels[im_file]["bboxes"].astype(np.float64) * (width, height, width, height)
-            boxes[:, :2] -= boxes[:, 2:] / 2
+            if self.oriented:
+                polygons = labels[im_file]["segments"]
+                boxes = min_area_boxes(points.astype(np.float64) * (width, height) for points in polygons)
+            else:
+                boxes = labels[im_file]["bboxes"].astype(np.float64) * (width, height, width, height)
+                boxes[:, :2] -= boxes[:, 2:] / 2
             # normalised text has lost the last digits of a pixel: unrounded, an object of 8 x 8 px has 64.00001 px^2
-            columns.append((np.full(len(cls), len(images), dtype=np.int32), cls, boxes.round(2)))
+            boxes[:, :4] = boxes[:, :4].round(2)
+            columns.append((np.full(len(cls), len(images), dtype=np.int32), cls, boxes))
             file = {"id": len(images) + 1, "file_name": Path(im_file).name, "height": height, "width": width}
             images.append(file)
         image, label, bbox = (np.concatenate(column) for column in zip(*columns))
@@ -267,6 +308,38 @@ class _Truth:
     labels: np.ndarray
 
 
+class RFLASegmentationValidator(SegmentationValidator, RFLAValidator):
+    """`RFLAValidator` of segmentation: Ultralytics' metrics of boxes and masks, and AP by size of the boxes.
+
+    Ultralytics keeps a mask of a quarter of the image's height and width for every detection: ``max_det`` costs memory.
+    """
+
+    get_desc = _heading(SegmentationValidator)
+
+
+class RFLAPoseValidator(PoseValidator, RFLAValidator):
+    """`RFLAValidator` of keypoints: Ultralytics' metrics of boxes and keypoints, and AP by size of the boxes."""
+
+    get_desc = _heading(PoseValidator)
+
+
+class RFLAOBBValidator(OBBValidator, RFLAValidator):
+    """`RFLAValidator` of oriented boxes: Ultralytics' metrics, by ProbIoU, and AP by size, by the rotated IoU.
+
+    Outside of training it writes the detections also in DOTA's format, ``Task1_{class}.txt``.
+    """
+
+
+def _short(key: str) -> str:
+    """Return the heading of one of Ultralytics' figures: of the boxes without more, of masks (M), of keypoints (P)."""
+    name = key.removeprefix("metrics/").removesuffix("(B)")
+    return name.replace("precision", "P").replace("recall", "R")
+
+
+def _width(name: str) -> int:
+    return max(10, len(name) + 1)
+
+
 def _write_predictions(path: Path, inputs: Inputs) -> None:
     found = inputs.detections
     with path.open("w", encoding="utf-8") as file:
@@ -291,8 +364,9 @@ def _entries(owner: Any, boxes: Objects | Detections, rows: slice, **columns: It
     """Return some rows as COCO entries."""
     images, categories = ([thing["id"] for thing in things] for things in (owner.images, owner.categories))
     places = zip(boxes.image[rows].tolist(), boxes.label[rows].tolist(), boxes.bbox[rows].tolist(), *columns.values())
+    key = "rbox" if boxes.bbox.shape[1] == 5 else "bbox"
     return [
-        {"image_id": images[i], "category_id": categories[k], "bbox": box, **dict(zip(columns, rest))}
+        {"image_id": images[i], "category_id": categories[k], key: box, **dict(zip(columns, rest))}
         for i, k, box, *rest in places
     ]
 

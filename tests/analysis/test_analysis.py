@@ -298,12 +298,13 @@ def test_weights_give_tal_its_predictions(tiny_set, tmp_path):
         ({"assigner": "atss"}, "assigner must be one or several of rfla, tal, not 'atss'"),
         ({"images": 0}, "images must be a whole number from 1, not 0"),
         ({"decay": 2}, "decay must be in"),
-        ({"task": "segment"}, "task must be 'detect', not 'segment'"),
+        ({"task": "segment"}, "task must be 'detect' for model yolov8n-p2.yaml, not 'segment'"),
+        ({"model": "yolov8n-obb.yaml"}, "yolov8n-obb.yaml is for 'obb'; analyze shows detectors"),
     ],
 )
 def test_bad_input_is_named(tiny_set, change, message):
     with pytest.raises(ValueError, match=message):
-        analyze(tiny_set, "yolov8n-p2.yaml", imgsz=64, **change)
+        analyze(tiny_set, **{"model": "yolov8n-p2.yaml", "imgsz": 64, **change})
 
 
 @pytest.mark.parametrize("given", [50, [50, 33], "50", (33, 64)])
@@ -346,7 +347,7 @@ def test_only_image_sizes_are_tried_that_can_be_trained(tiny_set):
     assert [96 * row["zoom"] for row in found.result["sweep"] if row["kind"] == "imgsz"] == [64, 160, 192]
 
 
-@pytest.mark.parametrize("model", ["yolov8s-worldv2.yaml", "rtdetr-l.yaml", "yolov8n-seg.yaml"])
+@pytest.mark.parametrize("model", ["yolov8s-worldv2.yaml", "rtdetr-l.yaml", "yolov8n-cls.yaml"])
 def test_refuses_the_models_that_training_refuses(model, tiny_set):
     messages = []
     for call in (

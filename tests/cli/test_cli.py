@@ -110,7 +110,15 @@ def test_values(words, expected):
         (["--data", "demo.yaml", "--decay", "2"], "error: decay must be in (0, 1], not 2"),
         (["--data", "demo.yaml", "--rfla-cfg", "no.yaml"], "error: rfla_cfg: no such file: no.yaml"),
         (["--data", "demo.yaml", "--model", "no.pt"], "error: model: no such file: no.pt"),
-        (["--data", "demo.yaml", "--model", "yolov8n-seg.yaml"], "error: model: yolov8n-seg.yaml is for 'segment'"),
+        (["--data", "demo.yaml", "--model", "yolov8n-cls.yaml"], "error: model: yolov8n-cls.yaml is for 'classify'"),
+        (
+            ["--data", "demo.yaml", "--task", "classify"],
+            "error: task must be one of 'detect', 'segment'",
+        ),
+        (
+            ["--data", "demo.yaml", "--task", "segment", "--model", "yolov8n-p2.yaml"],
+            "error: task must be 'detect' for model yolov8n-p2.yaml, not 'segment'",
+        ),
     ],
 )
 def test_errors_are_one_line(capsys, words, message):
@@ -240,6 +248,35 @@ def test_shipped_files():
     assert (resource_dir("cfg") / "rfla.yaml").is_file()
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "data=demo.yaml", "epochs=2"], ("yolov8s-p2.yaml", None)),
+        (["train", "data=demo.yaml", "--task", "detect"], ("yolov8s-p2.yaml", "detect")),
+        (["train", "data=demo.yaml", "--task", "segment"], ("yolov8s-seg.yaml", "segment")),
+        (["train", "data=demo.yaml", "task=pose"], ("yolov8s-pose.yaml", "pose")),
+        (["train", "data=demo.yaml", "--task", "obb"], ("yolov8s-obb.yaml", "obb")),
+        (["train", "data=demo.yaml", "--task", "obb", "--model", "yolo26n-obb.yaml"], ("yolo26n-obb.yaml", "obb")),
+        (["val", "--weights", "best.onnx", "--task", "pose"], ("best.onnx", "pose")),
+    ],
+)
+def test_task(words, expected, monkeypatch):
+    class Model:
+        def __init__(self, model, task):
+            self.given = model, task
+
+        def train(self, **args):
+            assert "task" not in args
+            raise InterruptedError(self.given)
+
+        val = train
+
+    monkeypatch.setattr(engine, "RFLAYOLO", Model)
+    with pytest.raises(InterruptedError) as found:
+        cli.main(words)
+    assert found.value.args[0] == expected
+
+
 class TestCfg:
     """A file of Ultralytics' arguments, such as the args.yaml of a run."""
 
@@ -249,7 +286,7 @@ class TestCfg:
         seen = {}
 
         class Model:
-            def __init__(self, model):
+            def __init__(self, model, task):
                 seen["model"] = model
 
             def train(self, **args):

@@ -51,7 +51,11 @@ def build(tmp_path, monkeypatch, caplog):
     data = {"names": {0: "ship"}, "channels": 3}
     stock = partial(YOLODataset, img_path=str(tmp_path / "images"), data=data, task="detect", augment=False)
     return partial(
-        build_checked, stock, str(tmp_path / "images"), data, SimpleNamespace(single_cls=False, classes=None)
+        build_checked,
+        stock,
+        str(tmp_path / "images"),
+        data,
+        SimpleNamespace(single_cls=False, classes=None, task="detect"),
     )
 
 

@@ -98,11 +98,6 @@ class TestBranches:
         with pytest.raises(ValueError, match="one2one must be one of 'rfla', 'tal', not 'both'"):
             RFLAConfig(one2one="both")
 
-    @pytest.mark.parametrize("name", ["yolov8n-seg.yaml", "yolov8n-obb.yaml", "yolov8s-world.yaml", "rtdetr-l.yaml"])
-    def test_other_heads_are_refused_by_name(self, name):
-        with pytest.raises(ValueError, match=name):
-            RFLAYOLO(name)
-
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory, tiny_sets):

@@ -295,15 +295,6 @@ class TestBadInput:
     def test_one_to_one_heads_train_with_tal(self, tiny_set, tmp_path):
         self.train(tiny_set, tmp_path, model="yolo26n-p2.yaml", assigner="tal", epochs=1)
 
-    @pytest.mark.parametrize("name", ["yolov8n-seg.yaml", "yolov8n-obb.yaml", "yolov8s-world.yaml"])
-    def test_other_tasks(self, name):
-        with pytest.raises(ValueError, match="RFLA trains detectors"):
-            RFLAYOLO(name)
-
-    def test_other_task_by_trainer(self):
-        with pytest.raises(ValueError, match="task must be 'detect', not 'segment'"):
-            RFLATrainer(overrides={"model": "yolov8n-seg.yaml", "task": "segment"})
-
     def test_weights_that_do_not_exist(self):
         with pytest.raises(FileNotFoundError, match=r"model: no such file: gone\.pt"):
             RFLAYOLO("gone.pt")
