@@ -35,7 +35,18 @@ def test_public_names():
 
 
 ROOT = Path(rfla_yolo.__file__).parent
-LAYERS = ("report", "assign", "config", "evaluation", "datasets", "engine", "analysis", "cli")  # from below
+LAYERS = (
+    "pairs",
+    "report",
+    "assign",
+    "config",
+    "scenes",
+    "evaluation",
+    "datasets",
+    "engine",
+    "analysis",
+    "cli",
+)  # from below
 
 
 @cache

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .greedy import greedy_match, near_pairs
+from ..pairs import near_pairs
+from .greedy import greedy_match
 from .inputs import Inputs
 
 # Area ranges of the AI-TOD evaluation, px^2 of the original image, both ends closed.

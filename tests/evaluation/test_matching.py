@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from rfla_yolo.evaluation import matching
-from rfla_yolo.evaluation.greedy import greedy_match, near_pairs
+from rfla_yolo.evaluation.greedy import greedy_match
 from rfla_yolo.evaluation.inputs import load_inputs
 from rfla_yolo.evaluation.matching import AITOD_AREAS, AT_50, COCO_AREAS, IOU_THRESHOLDS, MAX_DETS, match
+from rfla_yolo.pairs import near_pairs
 
 from .test_coco import EXPECTED, GOLDEN, load
 
@@ -139,6 +140,7 @@ def test_more_detections_than_count(monkeypatch):
     assert_equal(match(load_inputs(gt, dt)), run)
     monkeypatch.setattr(matching, "CHUNK", 100)
     monkeypatch.setattr("rfla_yolo.evaluation.greedy.MAX_PAIRS", 50)
+    monkeypatch.setattr("rfla_yolo.pairs.MAX_PAIRS", 50)
     assert_equal(match(load_inputs(gt, dt)), run)
 
 
