@@ -8,7 +8,9 @@ pieces, however much objects cover each other:
 2. Between two tiles, detections of one class are matched one to one, the most alike first: alike by the IoU of their
    boxes in the shared part, among those whose boxes overlap by half of the smaller one. Dropped pieces take part, so
    that their object is not matched with another one.
-3. Best first, whole ones before cut ones, each detection removes what it is matched with in the other tiles.
+3. Whole ones before pieces and those far from the inner borders of their tile first, each detection removes what it is
+   matched with in the other tiles. The farther from a border, the nearer to what the model says without tiles
+   (docs/predict.md); owning by the core of a tile, which this comes to, would lose or double objects at the core's edge.
 
 Two detections of a tile are never merged: the model's own suppression has decided about them. Boxes stay as predicted.
 The outcome depends on the detections and on the places of the tiles alone, not on the order in which they come.
@@ -109,7 +111,7 @@ class SeamMerger:
         """Merge, give and forget what cannot be one object with anything that reaches below a line."""
         pool, tile, dropped = self._pool, self._tile, self._dropped
         boxes = self._clip(pool.bbox, tile)
-        rank = _rank(pool, tile)
+        rank = _rank(pool, tile, self._depth(boxes, tile))
         a, b, alike = self._candidates(boxes, pool.label, tile)
         waits = boxes[:, 3] > below
         while (waits[a] != waits[b]).any():  # what may be one object with something that waits, waits too
@@ -128,10 +130,15 @@ class SeamMerger:
         low, high = self._tiles[tile, :2], self._tiles[tile, 2:]
         return np.concatenate([bbox[:, :2].clip(low, high), bbox[:, 2:].clip(low, high)], axis=1)
 
+    def _depth(self, boxes: Floats, tile: Ints) -> Floats:
+        """Return how far boxes are from the inner borders of their tile, px."""
+        gaps: Floats = np.where(self._inner[tile], (self._tiles[tile] - boxes) * OUTWARDS, math.inf)
+        return gaps.min(1, initial=math.inf)
+
     def _mark(self, found: Detections, tile: Ints) -> tuple[Detections, Bools]:
         """Flag what a border cuts, and return which of it another tile has more of."""
         reach = self._clip(found.bbox, tile) * OUTWARDS
-        ends = self._inner[tile] & (reach > self._tiles[tile] * OUTWARDS - MARGIN)
+        ends = self._inner[tile] & (self._tiles[tile] * OUTWARDS - reach < MARGIN)
         dropped = np.zeros(len(found), dtype=bool)
         at_border = np.flatnonzero(ends.any(1))
         for part, other in self._with_neighbours(at_border, tile):
@@ -207,10 +214,9 @@ def _neighbours(tiles: Floats) -> tuple[Ints, Ints]:
     return other[apart], np.searchsorted(one[apart], np.arange(len(tiles) + 1))
 
 
-def _rank(found: Detections, tile: Ints) -> Ints:
-    """Return the place of each, the best being 0: whole ones by score, then cut ones by area."""
-    area = (found.bbox[:, 2:] - found.bbox[:, :2]).prod(1)
-    best = np.where(found.cut, area, found.score)
+def _rank(found: Detections, tile: Ints, depth: Floats) -> Ints:
+    """Return the place of each, the best being 0: whole ones by depth, then cut ones by area."""
+    best = np.where(found.cut, (found.bbox[:, 2:] - found.bbox[:, :2]).prod(1), depth)
     order = np.lexsort((*found.bbox.T, found.label, tile, -found.score, -best, found.cut))
     rank = np.empty(len(found), dtype=np.int64)
     rank[order] = np.arange(len(found))
@@ -218,7 +224,7 @@ def _rank(found: Detections, tile: Ints) -> Ints:
 
 
 def _remove(a: Ints, b: Ints, rank: Ints, kept: Bools) -> None:
-    """Let each kept detection, best first, remove those that it is matched with."""
+    """Let each kept detection, by rank, remove those that it is matched with."""
     swapped = rank[a] > rank[b]
     better, worse = np.where(swapped, b, a), np.where(swapped, a, b)
     order = np.lexsort((rank[worse], rank[better]))

@@ -97,7 +97,8 @@ def literal(windows, found):
                         theirs[k] >= own[k] or (not ends[k] and theirs[k] - reach[k] >= 2 * MARGIN) for k in range(4)
                     )
             cut = any(ends) and not dropped
-            order = (cut, -area(box) if cut else -score, -score, (window.top, window.left), label, box)
+            depth = min((own[k] - reach[k] for k in range(4) if size[window][k] != hull[k]), default=float("inf"))
+            order = (cut, -area(box) if cut else -depth, -score, (window.top, window.left), label, box)
             things.append({"box": box, "in": box_in, "window": window, "label": label, "score": score, "cut": cut,
                            "dropped": dropped, "order": order, "twins": []})  # fmt: skip
     things.sort(key=lambda t: t["order"])
