@@ -9,8 +9,8 @@ pieces, however much objects cover each other:
    boxes in the shared part, among those whose boxes overlap by half of the smaller one. Dropped pieces take part, so
    that their object is not matched with another one.
 3. Whole ones before pieces and those far from the inner borders of their tile first, each detection removes what it is
-   matched with in the other tiles. The farther from a border, the nearer to what the model says without tiles
-   (docs/predict.md); owning by the core of a tile, which this comes to, would lose or double objects at the core's edge.
+   matched with in the other tiles. Far from a border the model says what it says without tiles. Tiles that own what has
+   its centre in their core would do as well, but lose or double what two tiles see on different sides of its edge.
 
 Two detections of a tile are never merged: the model's own suppression has decided about them. Boxes stay as predicted.
 The outcome depends on the detections and on the places of the tiles alone, not on the order in which they come.
