@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rfla_yolo.scenes import MARGIN, Detections, SeamMerger, merge, overlap_for, tile_rows
+from rfla_yolo.scenes import MARGIN, Detections, SeamMerger, Window, merge, overlap_for, tile_rows
 from rfla_yolo.scenes.detections import concatenate
 
 
@@ -157,11 +158,54 @@ def test_row_by_row_equals_all_at_once_in_any_order(case, random):
 
 
 @settings(deadline=None, max_examples=60)
-@given(scenes(larger=4))
+@given(scenes(larger=4, most=15))
 def test_what_the_overlap_does_not_hold_is_flagged(case):
-    """Of every object something stays, and nothing that is not flagged is less than an object."""
-    rows, scene, _ = case
+    """What is not flagged is a whole object; of every object something stays, where none of its class covers it."""
+    rows, scene, rng = case
     windows = [window for row in rows for window in row]
     found = merge(windows, [d for row in on_tiles(case) for d in row])
     whole = {tuple(row) for row in scene.bbox.tolist()}
     assert all(tuple(box) in whole for box in found.bbox[~found.cut].tolist())
+    scene = Detections(scene.bbox, scene.score, np.arange(len(scene)), scene.cut)
+    on_tile = [d for row in on_tiles((rows, scene, rng)) for d in row]
+    assert set(merge(windows, on_tile).label) == set(concatenate(on_tile).label)
+
+
+def test_a_hundred_objects_at_one_place():
+    """Two tiles, both with the same crowd: each object once, whatever the scores on either tile."""
+    rng = np.random.default_rng(0)
+    corner = rng.uniform((50, 20), (60, 60), (100, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(5, 25, (100, 2))], 1)
+    windows = [Window(0, 0, 90, 100), Window(40, 0, 90, 100)]
+    scores = rng.random((2, 100))
+    found = merge(windows, [Detections.of(boxes, score, np.zeros(100)) for score in scores])
+    assert sorted(found.bbox.tolist()) == sorted(boxes.tolist())
+
+
+def test_the_box_and_the_score_are_those_farthest_from_a_border():
+    windows = [Window(0, 0, 100, 50), Window(60, 0, 100, 50)]
+    boxes = [[62.0, 10, 72, 20], [61.8, 10, 72.2, 20]]  # 2 px from the border of the second
+    found = merge(windows, [Detections.of([box], [score], [0]) for box, score in zip(boxes, (0.3, 0.9))])
+    assert found.bbox.tolist() == [boxes[0]] and found.score.tolist() == [0.3]
+
+
+def test_a_piece_without_a_neighbour_stays():
+    """Tiles without objects may have been left out of a data set."""
+    windows = [Window(0, 0, 100, 100), Window(120, 0, 100, 100)]
+    found = merge(windows, [Detections.of([[90, 10, 100, 20]], [0.5], [0]), Detections.empty()])
+    assert found.bbox.tolist() == [[90, 10, 100, 20]] and found.cut.all()
+
+
+def test_rows_that_do_not_come_and_wrong_numbers():
+    rows = tile_rows(100, 200, 100, 20)
+    waiting = Detections.of([[10, 90, 20, 98]], [0.5], [0])
+    merger = SeamMerger(rows)
+    assert not len(merger.add_row([waiting]))
+    assert merger.finish().bbox.tolist() == waiting.bbox.tolist()
+    with pytest.raises(ValueError, match=f"all {len(rows)} rows of tiles have been added"):
+        merger.add_row([waiting])
+    with pytest.raises(ValueError, match="row 0 has 1 tiles, not 2"):
+        SeamMerger(rows).add_row([waiting, waiting])
+    with pytest.raises(ValueError, match="detections on each of 1 tiles, not 2"):
+        merge(rows[0], [waiting, waiting])
+    assert not len(merge([], []))
