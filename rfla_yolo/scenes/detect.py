@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -38,14 +37,14 @@ def detect_rows(
 ) -> Iterator[RowResult]:
     """Run a detector over the tiles of a scene, with at most some two batches of tiles in memory.
 
-    A thread of its own reads tiles ahead, in their order and one at a time. Batches go across rows and leave out tiles
-    without a valid pixel.
+    A thread of its own reads tiles ahead, in their order and one at a time. Batches leave out tiles without a valid
+    pixel and end with their row, so that a run that goes on forms the same ones as an undisturbed one.
 
     Args:
         read: Gives the pixels of a window, RGB (H, W, 3), or None where no pixel is valid. It runs in that thread.
         rows: The tiles of each row, as from `tile_rows`; a run that goes on passes the rows that are left.
         detector: Gives the detections on each of a list of tiles, px of the tile.
-        batch: Tiles that the detector gets at once; the last ones may be fewer.
+        batch: Tiles that the detector gets at once; the last ones of a row may be fewer.
 
     Returns:
         The rows, each as soon as it is finished. What ``read`` and ``detector`` raise is raised here.
@@ -62,9 +61,8 @@ def _rows(read: Read, rows: Sequence[Sequence[Window]], detector: Detector, batc
     windows = [window for row in rows for window in row]
     tiles = _read_ahead(read, windows, batch)
     try:
-        found = _detect(tiles, windows, detector, batch)
         for number, row in enumerate(rows):
-            of_row = list(islice(found, len(row)))
+            of_row = list(_detect(tiles, row, detector, batch))
             yield RowResult(number, [Detections.empty() if d is None else d for d in of_row], of_row.count(None))
     finally:
         tiles.close()
