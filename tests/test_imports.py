@@ -41,6 +41,7 @@ LAYERS = (
     "report",
     "assign",
     "config",
+    "scenes",
     "evaluation",
     "datasets",
     "engine",

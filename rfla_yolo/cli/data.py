@@ -117,13 +117,12 @@ def _data_tile(argv: Sequence[str]) -> None:
 
 
 def _data_merge(argv: Sequence[str]) -> None:
-    """Move detections on tiles back to the whole images; objects cut at borders may stay twice."""
+    """Move detections on tiles back to the whole images, every object once."""
     parser = Parser("data merge", _data_merge.__doc__)
     parser.add_argument("--out", required=True, metavar="FILE", help="file for the detections")
     parser.add_argument("--predictions", required=True, help="detections on the tiles, predictions.json of val")
     parser.add_argument("--tiles", required=True, help="folder of the tiled dataset")
     parser.add_argument("--split", default="val", help="their split [val]")
-    parser.add_argument("--iou", type=float, default=0.5, help="overlap of two detections of one object [0.5]")
     parser.add_argument("--task1", help="folder for oriented detections in DOTA's format, Task1_{class}.txt")
     args = parser.parse(argv)
     out, task1 = Path(args.pop("out")), args.pop("task1")

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluation.inputs import Inputs, load_inputs
+from ..scenes import Detections, Window, merge
 from .boxes import cut, min_area_boxes, move, suppress
 from .checks import are_oriented, read_labels
 from .coco import by_image, check_size, coco_boxes, read_coco
@@ -36,6 +37,7 @@ from .writer import (
     write_yaml,
 )
 
+ORIENTED_IOU = 0.5  # of two oriented detections of a class on tiles that overlap more, the weaker is dropped
 TILES = "tiles.json"  # where each tile comes from
 
 
@@ -123,21 +125,17 @@ def tile_dataset(
     return report
 
 
-def merge_tiles(
-    predictions: str | Path | list[dict[str, Any]], tiles: str | Path, split: str = "val", iou: float = 0.5
-) -> list[dict[str, Any]]:
-    """Move detections on tiles to the whole images, and drop those found twice.
+def merge_tiles(predictions: str | Path | list[dict[str, Any]], tiles: str | Path, split: str = "val") -> list[Any]:
+    """Move detections on tiles to the whole images, every object once (`rfla_yolo.scenes.merge`).
 
-    Not the figures of whole images: of an object that two tiles cut, both parts are found, and where they overlap less
-    than ``iou`` both stay. One of them at least is a false positive, and the other may be too small a part to match.
-    Perfect detections on tiles lose the more, the larger the objects are (docs/datasets.md has the figures).
+    Objects that the overlap does not hold may come in pieces: choose an overlap of `rfla_yolo.scenes.overlap_for` the
+    largest object.
 
     Args:
         predictions: COCO detections on the tiles, as validation on the tiled set writes them, this package's or
             Ultralytics': ``image_id`` is the id, the file name or the file's stem of a tile.
         tiles: Folder of the tiled set.
         split: Their split.
-        iou: Of two detections of a class that overlap more, the weaker is dropped (non-maximum suppression).
 
     Returns:
         COCO detections for ``annotations/{split}_whole.json`` of the tiled set, with ``rbox`` if they came with it.
@@ -146,9 +144,6 @@ def merge_tiles(
         FileNotFoundError: If a file is missing.
         ValueError: If a detection names no tile or more than one, or cannot be evaluated.
     """
-    import torch
-    from torchvision.ops import batched_nms
-
     root = Path(tiles)
     for file in (root / TILES, root / "annotations" / f"{split}.json"):
         if not file.is_file():
@@ -159,26 +154,31 @@ def merge_tiles(
     except ValueError as error:
         raise ValueError(f"tiles {root}, {split}: {error}") from None
     if inputs.detections.bbox.shape[1] == 5:
-        return _merge_oriented(inputs, places, iou)
-    place_of = [places[image["file_name"]] for image in inputs.images]
+        return _merge_oriented(inputs, places)
     found, category_ids = inputs.detections, [category["id"] for category in inputs.categories]
-    corners = np.array([place["corner"][:2] for place in place_of], dtype=float).reshape(-1, 2)
-    boxes, label = found.bbox.copy(), torch.from_numpy(found.label)
-    boxes[:, :2] += corners[found.image]
-    rows_of: dict[int, list[int]] = defaultdict(list)
-    for row, image in enumerate(found.image.tolist()):
-        rows_of[place_of[image]["image_id"]].append(row)
+    on_tile = np.split(
+        np.argsort(found.image, kind="stable"), np.bincount(found.image, minlength=len(inputs.images)).cumsum()[:-1]
+    )
+    tiles_of: dict[int, list[tuple[Window, Detections]]] = defaultdict(list)
+    for image, rows in zip(inputs.images, on_tile):
+        place = places[image["file_name"]]
+        left, top, right, bottom = place["corner"]
+        corners = found.bbox[rows, :2]
+        boxes = np.concatenate([corners, corners + found.bbox[rows, 2:]], axis=1)
+        part = Detections.of(boxes, found.score[rows], found.label[rows]).shift(left, top)
+        tiles_of[place["image_id"]].append((Window(left, top, right - left, bottom - top), part))
     merged = []
-    for whole, rows in sorted(rows_of.items()):
-        xyxy, scores = torch.from_numpy(boxes[rows]), torch.from_numpy(found.score[rows])
-        xyxy[:, 2:] += xyxy[:, :2]
-        for row in np.array(rows)[batched_nms(xyxy, scores, label[rows], iou).numpy()].tolist():
-            moved = {"image_id": whole, "category_id": category_ids[found.label[row]]}
-            merged.append({**moved, "bbox": boxes[row].tolist(), "score": float(found.score[row])})
+    for whole, parts in sorted(tiles_of.items()):
+        of_whole = merge(*zip(*parts))
+        for (x1, y1, x2, y2), score, label in zip(
+            of_whole.bbox.tolist(), of_whole.score.tolist(), of_whole.label.tolist()
+        ):
+            moved = {"image_id": whole, "category_id": category_ids[label], "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            merged.append({**moved, "score": score})
     return merged
 
 
-def _merge_oriented(inputs: Inputs, places: Mapping[str, Any], iou: float) -> list[dict[str, Any]]:
+def _merge_oriented(inputs: Inputs, places: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Move oriented detections to the whole images; of two of a class that overlap by more, the weaker is dropped."""
     found = inputs.detections
     of_image = [places[image["file_name"]] for image in inputs.images]
@@ -186,7 +186,7 @@ def _merge_oriented(inputs: Inputs, places: Mapping[str, Any], iou: float) -> li
     whole = np.array([place["image_id"] for place in of_image], dtype=np.int64)[found.image]
     boxes = found.bbox.copy()
     boxes[:, :2] += corners[found.image]
-    kept = suppress(boxes, found.score, whole * len(inputs.categories) + found.label, iou)
+    kept = suppress(boxes, found.score, whole * len(inputs.categories) + found.label, ORIENTED_IOU)
     kept = kept[np.argsort(whole[kept], kind="stable")]
     columns = (whole[kept].tolist(), found.label[kept].tolist(), boxes[kept].tolist(), found.score[kept].tolist())
     return [

@@ -174,6 +174,6 @@ def test_training_says_why_it_leaves_images_out(tmp_path):
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png", "GIF")
     (tmp_path / "b.png").write_text("<html>")
     (tmp_path / "c.png").write_bytes(grey_png(20_000, 9_000))
-    message = _explain([str(tmp_path / f"{name}.png") for name in "abc"], num_classes=1)
+    message = _explain([str(tmp_path / f"{name}.png") for name in "abc"], num_classes=1, keypoints=None)
     assert "a.png: is a GIF" in message and "b.png: is no image" in message
     assert "c.png: is damaged, or above 178,956,970 px and to be cut by 'rfla-yolo data tile'" in message

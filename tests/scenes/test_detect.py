@@ -1,0 +1,106 @@
+"""The loop over tiles: order, batches, skipped tiles, memory, and what goes wrong in the reader."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from rfla_yolo.scenes import Detections, detect_rows, tile_rows
+from rfla_yolo.scenes.detections import concatenate
+
+ROWS = tile_rows(250, 130, 50, 10)
+WINDOWS = [window for row in ROWS for window in row]
+
+
+@pytest.fixture
+def scene():
+    """Bright pixels, on black without a valid pixel to the right."""
+    return (np.random.default_rng(0).random((130, 250)) > 0.98) * np.uint8(255) * (np.arange(250) < 190)
+
+
+def reader(scene, windows=None):
+    def read(window):
+        if windows is not None:
+            windows.append(window)
+        part = scene[window.top : window.top + window.height, window.left : window.left + window.width]
+        return np.repeat(part[..., None], 3, axis=2) if part.any() else None
+
+    return read
+
+
+def bright(images):
+    """Find bright pixels as boxes of 1 px."""
+    found = []
+    for image in images:
+        y, x = np.nonzero(image[..., 0])
+        found.append(Detections.of(np.stack([x, y, x + 1, y + 1], 1), np.ones(len(x)), np.zeros(len(x))))
+    return found
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5, 100])
+def test_rows_hold_what_their_tiles_show(scene, batch):
+    sizes = []
+
+    def detector(images):
+        sizes.append(len(images))
+        return bright(images)
+
+    results = list(detect_rows(reader(scene), ROWS, detector, batch=batch))
+    assert [result.row for result in results] == list(range(len(ROWS)))
+    for row, result in zip(ROWS, results):
+        expected = [reader(scene)(window) for window in row]
+        assert result.skipped == sum(image is None for image in expected) > 0
+        for window, image, found in zip(row, expected, result.found):
+            own = Detections.empty() if image is None else bright([image])[0].shift(window.left, window.top)
+            assert np.array_equal(found.bbox, own.bbox)
+    images = [len(row) - result.skipped for row, result in zip(ROWS, results)]
+    assert sizes == [min(batch, left) for number in images for left in range(number, 0, -batch)]  # a row at a time
+    pixels = {tuple(box[:2]) for result in results for box in concatenate(result.found).bbox.astype(int).tolist()}
+    assert pixels == {(x, y) for y, x in zip(*np.nonzero(scene))}
+
+
+def test_few_tiles_are_in_memory(scene):
+    """The reader goes ahead of the detector by no more than two batches."""
+    read, detected = [], []
+
+    def detector(images):
+        assert threading.current_thread() is threading.main_thread()
+        detected.extend(images)
+        assert len(read) - len(detected) <= 2 * 2 + 1
+        return bright(images)
+
+    for _ in detect_rows(reader(scene + np.uint8(1), read), ROWS, detector, batch=2):
+        pass
+    assert read == WINDOWS and len(detected) == len(WINDOWS)
+
+
+def test_what_the_reader_raises_comes_after_the_rows_before_it(scene):
+    def read(window):
+        assert threading.current_thread() is not threading.main_thread()
+        if window == ROWS[1][2]:
+            raise OSError("block 7 is damaged")
+        return reader(scene)(window)
+
+    rows = detect_rows(read, ROWS, bright, batch=1)
+    assert next(rows).row == 0
+    with pytest.raises(OSError, match="block 7 is damaged"):
+        next(rows)
+
+
+def test_who_stops_leaves_no_thread(scene):
+    before, read = threading.active_count(), []
+    rows = detect_rows(reader(scene, read), ROWS, bright, batch=1)
+    next(rows)
+    rows.close()
+    assert threading.active_count() == before and len(read) < len(WINDOWS)
+
+
+def test_wrong_numbers_are_named(scene):
+    with pytest.raises(ValueError, match="batch must be at least 1, not 0"):
+        detect_rows(reader(scene), ROWS, bright, batch=0)
+    with pytest.raises(ValueError, match="detector gave detections on 1 tiles, expected 4"):
+        list(detect_rows(reader(scene), ROWS, lambda images: bright(images[:1]), batch=4))
+    with pytest.raises(ValueError, match=r"score of detections has shape \(2,\), expected \(1,\)"):
+        Detections.of([[0, 0, 1, 1]], [1, 1], [0])
