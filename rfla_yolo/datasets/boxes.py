@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..pairs import near_pairs
-from ..rotated import corners, hulls
+from ..rotated import corners, hulls, intersections
 
 Boxes = NDArray[np.float64]
 
@@ -79,7 +79,7 @@ def cut(boxes: Boxes, window: Sequence[float]) -> tuple[Boxes, NDArray[np.float6
     begin, end = hull[:, :2], hull[:, :2] + hull[:, 2:]
     over = ((begin < low - BEYOND) | (end > high + BEYOND)).any(1)
     boxes, visible = boxes.copy(), areas(boxes)
-    outside = ((end <= low) | (begin >= high)).any(1)
+    outside = ((end < low + BEYOND) | (begin > high - BEYOND)).any(1)
     visible[outside] = 0
     over &= ~outside
     if over.any():
@@ -88,7 +88,10 @@ def cut(boxes: Boxes, window: Sequence[float]) -> tuple[Boxes, NDArray[np.float6
         except ImportError as error:
             raise ImportError(f"oriented boxes need shapely: pip install 'rfla-yolo[data]' ({error})") from None
         parts = shapely.intersection(shapely.polygons(corners(boxes[over])), shapely.box(*low, *high))
-        visible[over] = shapely.area(parts)
+        whole = np.array([[*(low + high) / 2, *(high - low), 0.0]])
+        # not shapely's: of boxes that touch but for rounding it sometimes returns one of them whole
+        shared = intersections(boxes[over], np.repeat(whole, len(parts), axis=0))
+        visible[over] = np.where(shared < BEYOND**2, 0, shared)
         places = np.flatnonzero(over)[visible[over] > 0]
         points = [shapely.get_coordinates(part) for part in parts[visible[over] > 0]]
         boxes[places] = min_area_boxes(points)

@@ -76,6 +76,13 @@ class TestBoxes:
                 assert areas(box[None])[0] == pytest.approx(least, rel=1e-3)
                 assert shapely.area(shapely.difference(part, shapely.polygons(corners(box[None]))[0])) < 1e-2
 
+    @pytest.mark.parametrize("angle", np.linspace(0.1, 1.4, 14))
+    def test_what_only_touches_a_window_is_outside(self, angle):
+        """An edge through the window's corner, but for rounding."""
+        aside = np.array([np.cos(angle), np.sin(angle)])
+        box = np.array([[*(np.array([100, 60]) + 4 * aside), 8, 400, angle]])
+        assert cut(box, (0, 0, 100, 60))[1] == 0
+
     @pytest.mark.parametrize("iou", [0.1, 0.5])
     def test_suppression_is_that_of_a_loop(self, iou):
         boxes, rng = random_boxes(3, 300), np.random.default_rng(3)
