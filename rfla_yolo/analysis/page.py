@@ -57,16 +57,15 @@ def write_page(analysis: Analysis, folder: str | Path) -> Path:
     caption += (
         f"positives cannot reach IoU {TRAINABLE_IOU:g}; share of positives inside their object; best IoU reachable"
     )
-    page.figure("sizes", _size_figure(analysis), caption)
-    for mode in ("plain", "augmented"):
-        head = ["without augmentation" if mode == "plain" else "as augmented", *_HEAD]
-        rows = [
-            [f"{name} {SIZE_TITLES[size]}", *_cells(figures)]
-            for name, arm in result["assigners"].items()
-            for size, figures in arm[mode]["sizes"].items()
-        ]
-        page.table(head, rows)
+    page.figure("sizes", _size_figure(result["assigners"], _PANELS), caption)
+    _size_tables(page, result["assigners"])
     page.text("Lost: share of the wanted anchors that went to another object. Losers: objects that lost any.")
+    if result["one2one"]:
+        page.heading("One-to-one branch")
+        page.text(_how_one_to_one(result))
+        panels = {key: _PANELS[key] for key in ("missed", "inside")}
+        page.figure("one2one", _size_figure(result["one2one"], panels), "The one-to-one branch, without augmentation")
+        _size_tables(page, result["one2one"])
     page.heading("Positives per object")
     head = ["objects with", *(str(n) for n in range(MANY)), f"{MANY} and more"]
     rows = [
@@ -104,6 +103,18 @@ def write_page(analysis: Analysis, folder: str | Path) -> Path:
 _HEAD = ["objects", "positives", "missed", "untrainable", "inside", "reach", "best", "lost", "losers"]
 
 
+def _size_tables(page: Page, arms: dict[str, Any]) -> None:
+    """Write the figures by size, without augmentation and with."""
+    for mode in ("plain", "augmented"):
+        head = ["without augmentation" if mode == "plain" else "as augmented", *_HEAD]
+        rows = [
+            [f"{name} {SIZE_TITLES[size]}", *_cells(figures)]
+            for name, arm in arms.items()
+            for size, figures in arm[mode]["sizes"].items()
+        ]
+        page.table(head, rows)
+
+
 def _cells(figures: dict[str, Any]) -> list[str]:
     objects = max(figures["objects"], 1)
     counts = [f"{figures[name]} ({_percent(figures[name] / objects)})" for name in ("missed", "untrainable")]
@@ -122,6 +133,15 @@ def _how_tal(result: dict[str, Any]) -> str:
         "the best IoU that the head can draw there, the most that TAL could do. Where more than ten pairs of an object "
         "reach the same, which of them TAL takes means nothing. RFLA does not depend on predictions."
     )
+
+
+def _how_one_to_one(result: dict[str, Any]) -> str:
+    text = "Each object has one positive at most, whose box is kept without suppression; everything above is of the "
+    text += "one-to-many branch. RFLA matches every object with its nearest free anchor. TAL takes the best of seven "
+    text += "anchors by its predictions, and an object that loses them all to others gets none."
+    if "tal" in result["one2one"] and not result["predictions"]:
+        text += " Without predictions it has to choose among equals, by their order."
+    return text
 
 
 def _level_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -163,19 +183,23 @@ def _changes(found: list[dict[str, Any]]) -> str:
     return "; ".join(f"{figure} {', '.join(places)}" for figure, places in figures.items()) or "nothing"
 
 
-def _size_figure(analysis: Analysis) -> Figure:
-    figure, axes = _subplots(3, 2, height=9)
+_PANELS = {
+    "objects": "objects",
+    "positives": "positives per object",
+    "missed": "objects without positives, %",
+    "untrainable": "objects that cannot be found, %",
+    "inside": "positives inside their object, %",
+    "reach": "best IoU that the head can draw",
+}
+
+
+def _size_figure(arms: dict[str, Any], panels: dict[str, str]) -> Figure:
+    """Draw figures by object size, a panel each, with a line for every assigner."""
+    rows = len(panels) // 2
+    figure, axes = _subplots(rows, 2, height=3 * rows)
     centers = range(len(BINS) - 1)
-    titles = {
-        "objects": "objects",
-        "positives": "positives per object",
-        "missed": "objects without positives, %",
-        "untrainable": "objects that cannot be found, %",
-        "inside": "positives inside their object, %",
-        "reach": "best IoU that the head can draw",
-    }
-    for axis, (key, title) in zip(axes, titles.items()):
-        for i, (name, arm) in enumerate(analysis.result["assigners"].items()):
+    for axis, (key, title) in zip(axes, panels.items()):
+        for i, (name, arm) in enumerate(arms.items()):
             values = [_value(row, key) for row in arm["plain"]["bins"]]
             if key == "objects":
                 axis.bar(centers, values, color="0.6")

@@ -12,7 +12,8 @@ def verdict(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the sentences of the verdict.
 
     Args:
-        result: The analysis: ``settings``, ``imgsz``, ``assigners``, ``levels`` and ``sweep``.
+        result: The analysis: ``settings``, ``imgsz``, ``assigners``, ``one2one``, ``predictions``, ``levels`` and
+            ``sweep``.
 
     Returns:
         Sentences as ``text`` and the ``figures`` it was made from.
@@ -27,6 +28,8 @@ def verdict(result: dict[str, Any]) -> list[dict[str, Any]]:
             found.append({"text": f"{name}: {what} with next to no positives: {places}.", "figures": starved})
     if set(result["assigners"]) >= {"rfla", "tal"}:
         found.append(_side_by_side(result["assigners"]))
+    for name, arm in result["one2one"].items():
+        found.append(_one_to_one(name, arm["plain"]["sizes"], name == "rfla" or bool(result["predictions"])))
     if result["sweep"]:
         found += [_alternative(row, result) for row in result["sweep"] if row["kind"] != "settings"]
         found.append(_settings(result))
@@ -60,6 +63,21 @@ def _untrainable(name: str, sizes: dict[str, Any]) -> dict[str, Any]:
         worst = max(SIZE_WORDS, key=lambda size: sizes[size]["untrainable"])
         most = "it is" if lost == 1 else "they are" if sizes[worst]["untrainable"] == lost else "most are"
         text += f"; {most} {SIZE_WORDS[worst]} ({sizes[worst]['untrainable']} of {sizes[worst]['objects']})"
+    return {"text": f"{text}.", "figures": figures}
+
+
+def _one_to_one(name: str, sizes: dict[str, Any], chosen: bool) -> dict[str, Any]:
+    """Say how many objects the one-to-one branch leaves out; ``chosen``: not by the order of anchors alone."""
+    figures = {size: {k: sizes[size][k] for k in ("objects", "missed")} for size in sizes}
+    everything, tiny = sizes["all"], sizes["vt"]
+    total, missed = everything["objects"], everything["missed"]
+    text = f"One-to-one branch, {name}: {missed} of {count(total, 'object')} ({_percent(missed, total)}) "
+    text += f"{'gets' if missed == 1 else 'get'} no positive"
+    if missed:
+        text += f", {SIZE_WORDS['vt']} {tiny['missed']} of {tiny['objects']}"
+        text += f" ({_percent(tiny['missed'], tiny['objects'])})"
+    if not chosen:
+        text += "; without predictions it chooses among equals by their order, so --weights alone says what it does"
     return {"text": f"{text}.", "figures": figures}
 
 

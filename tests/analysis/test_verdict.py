@@ -42,6 +42,7 @@ def default() -> list[dict]:
 
 def said(rows: list[dict], settings: dict) -> str:
     result = {"settings": settings, "imgsz": [SIDE, SIDE], "assigners": {}, "predictions": None, "sweep": rows}
+    result["one2one"] = {}
     return verdict({**result, "levels": {"names": ["P2", "P3", "P4", "P5"]}})[-1]["text"]
 
 
@@ -109,7 +110,7 @@ def test_singular_and_plural(missed, untrainable, words, default):
     nothing = {"objects": 0, "missed": 0, "untrainable": 0, "positives": None}
     sizes = {"all": {**counts, "levels": [0.995, 0.005]}, "vt": counts, "t": nothing, "s": nothing, "m": nothing}
     arms = {"rfla": {"plain": {"sizes": sizes}}}
-    result = {"assigners": arms, "levels": {"names": ["P2", "P3"]}, "predictions": None, "sweep": []}
+    result = {"assigners": arms, "levels": {"names": ["P2", "P3"]}, "predictions": None, "one2one": {}, "sweep": []}
     texts = [sentence["text"] for sentence in verdict(result)]
     assert texts[0].endswith(words)
     assert texts[1] == "rfla: a level with next to no positives: P3 (0.5 %)."
