@@ -307,6 +307,11 @@ def one_to_many(criterion: Any) -> v8DetectionLoss:
     return getattr(criterion, "one2many", criterion)
 
 
+def branch_in_use(nms: bool | None) -> str:
+    """Return the branch of an end-to-end head that Ultralytics uses under its argument ``nms``, in words."""
+    return f"{'one-to-one' if nms is False else 'one-to-many'} branch (nms={nms})"
+
+
 def has_one_to_one(model: nn.Module) -> bool:
     """Return whether the head of a detection model has a one-to-one branch, as YOLOv10 and YOLO26."""
     return getattr(detection_model(model).model[-1], "one2one_cv2", None) is not None
