@@ -72,7 +72,7 @@ def branch_table(data: Path, folder: Path) -> tuple[list[str], list[list[str]]]:
         model.model = DetectionModel(f"{name}.yaml", nc=CLASSES, verbose=False)
         weights = folder / f"{name}.pt"
         model.save(weights)
-        result = analyze(data, weights=weights, images=500, imgsz=IMGSZ, sweep=False).result
+        result = analyze(data, weights=weights, images=200, imgsz=IMGSZ, sweep=False).result
         cells = [result[branch][arm]["plain"]["sizes"]["vt"] for arm in ("tal", "rfla") for branch in BRANCHES]
         shares = [f"{cell['missed']} ({100 * cell['missed'] / cell['objects']:.1f} %)" for cell in cells]
         rows.append([name, str(cells[0]["objects"]), *shares])
