@@ -17,6 +17,7 @@ from ..engine import RFLAYOLO, RFLAAssigner, rf_sizes
 from ..engine.analysis import (
     BRANCHES,
     DEFAULT_IMGSZ,
+    OpenRotatedTAL,
     OpenTAL,
     Sample,
     count_classes,
@@ -96,7 +97,8 @@ def analyze(
     The images come from Ultralytics' training loader, as they are and (a quarter as many) augmented; the assignment
     from the code that training calls. TAL depends on predictions: without weights every pair of anchor and object
     gets score 1 and the best IoU that the head can draw there, which is the most that TAL could do. Of a head with a
-    one-to-one branch both branches are assigned, the other by TAL (7 -> 1) and by `rfla_match`.
+    one-to-one branch both branches are assigned, the other by TAL (7 -> 1) and by `rfla_match`. Oriented boxes are
+    assigned as such; of models that segment or find keypoints the boxes are analysed, as of a detector.
 
     Args:
         data: Dataset YAML.
@@ -129,8 +131,6 @@ def analyze(
     config, _ = RFLAConfig.take_from(arguments)
     config = replace(config, assigner="rfla")
     detector = RFLAYOLO(weights or model, arguments.get("task"))
-    if detector.task != "detect":
-        raise ValueError(f"model: {weights or model} is for {detector.task!r}; analyze shows detectors (task 'detect')")
     net = detection_model(detector)
     if "rfla" in chosen:
         check_head(net)
@@ -139,10 +139,11 @@ def analyze(
     num_classes = count_classes(data)
     if weights and num_classes != net.model[-1].nc:
         raise ValueError(f"weights: {weights} has {net.model[-1].nc} classes, data {data} has {num_classes}")
-    load = {"seed": seed, "skip_bad_labels": config.skip_bad_labels, **arguments, "imgsz": imgsz}
+    load = {"seed": seed, "skip_bad_labels": config.skip_bad_labels, **arguments, "imgsz": imgsz, "task": detector.task}
 
     branches = BRANCHES if has_one_to_one(net) else BRANCHES[:1]
-    assign = {branch: _assigners(branch, num_classes, levels, config) for branch in branches}
+    oriented = detector.task == "obb"
+    assign = {branch: _assigners(branch, num_classes, levels, config, oriented) for branch in branches}
     tallies = {branch: {name: {mode: Tally(levels) for mode in MODES} for name in chosen} for branch in branches}
     picker = _Picker(seed)
     kept: list[Sample] = []
@@ -167,6 +168,7 @@ def analyze(
     result: dict[str, Any] = {
         "data": str(data),
         "model": str(weights or model),
+        "task": detector.task,
         "predictions": str(weights) if weights else None,
         "imgsz": list(kept[0].image.shape[1:]),
         "images": len(kept),
@@ -188,12 +190,12 @@ def analyze(
 
 
 def _assigners(
-    branch: str, num_classes: int, levels: Levels, config: RFLAConfig
+    branch: str, num_classes: int, levels: Levels, config: RFLAConfig, oriented: bool
 ) -> dict[str, Callable[[Sample, tuple[Tensor, Tensor] | None], Assigned]]:
     """Return what assigns an image in a branch, by the name of the assigner."""
     one_to_one = branch == "one2one"
     rfla = (RFLAMatcher if one_to_one else RFLAAssigner)(num_classes, levels.strides, levels.rf_sizes, config)
-    tal = OpenTAL(num_classes, list(levels.strides), one_to_one)
+    tal = (OpenRotatedTAL if oriented else OpenTAL)(num_classes, list(levels.strides), one_to_one)
     return {
         "rfla": lambda sample, predicted: assign_rfla(sample, levels, rfla),
         "tal": lambda sample, predicted: assign_tal(sample, levels, tal, predicted),

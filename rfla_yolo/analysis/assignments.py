@@ -114,7 +114,7 @@ def assign_rfla(sample: Sample, levels: Levels, assigner: RFLAAssigner, conflict
     num_gts = len(sample.boxes)
     if not num_gts:
         return _nothing(grid)
-    mask = torch.ones(1, num_gts, dtype=torch.bool)
+    mask = sample.trained[None]
     gt = assigner.assign(sample.boxes[None], mask, grid)[0]
     if not conflicts:
         nothing = torch.zeros(num_gts, dtype=torch.long)
@@ -149,7 +149,7 @@ def assign_tal(
     size = (1, len(points))
     empty = torch.ones(*size, assigner.num_classes), torch.zeros(*size, sample.boxes.shape[1])
     scores, boxes = predicted or empty
-    mask = torch.ones(1, len(sample.boxes), 1)
+    mask = sample.trained.float().view(1, -1, 1)
     _, _, _, positive, gt = assigner(scores, boxes, points, sample.labels.view(1, -1, 1), sample.boxes[None], mask)
     wanted = assigner.wanted[0]
     # TAL may give a contested anchor to an object that did not even want it: what is lost has to be counted

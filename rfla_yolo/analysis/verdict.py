@@ -12,15 +12,15 @@ def verdict(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the sentences of the verdict.
 
     Args:
-        result: The analysis: ``settings``, ``imgsz``, ``assigners``, ``one2one``, ``predictions``, ``levels`` and
-            ``sweep``.
+        result: The analysis: ``task``, ``settings``, ``imgsz``, ``assigners``, ``one2one``, ``predictions``, ``levels``
+            and ``sweep``.
 
     Returns:
         Sentences as ``text`` and the ``figures`` it was made from.
     """
     found = []
     for name, arm in result["assigners"].items():
-        found.append(_untrainable(name, arm["plain"]["sizes"]))
+        found.append(_untrainable(name, arm["plain"]["sizes"], result["task"] == "obb"))
         starved = idle(result["levels"]["names"], arm["plain"]["sizes"]["all"]["levels"])
         if starved and (name == "rfla" or result["predictions"]):  # without predictions TAL's levels mean nothing
             places = " and ".join(f"{level} ({100 * share:.1f} %)" for level, share in starved.items())
@@ -51,12 +51,14 @@ def start_from(sweep: list[dict[str, Any]]) -> dict[str, Any]:
     return min(better, key=rank, default=sweep[0])
 
 
-def _untrainable(name: str, sizes: dict[str, Any]) -> dict[str, Any]:
+def _untrainable(name: str, sizes: dict[str, Any], oriented: bool) -> dict[str, Any]:
     figures = {size: {k: sizes[size][k] for k in ("objects", "missed", "untrainable")} for size in sizes}
     everything = sizes["all"]
     total, lost, missed = everything["objects"], everything["untrainable"], everything["missed"]
     share = f"{lost} of {count(total, 'object')} ({_percent(lost, total)})"
-    text = f"{name}: {share} can never be found at IoU 0.5 with this model"
+    text = f"{name}: {share} "
+    text += "cannot be drawn at IoU 0.5 and their own angle" if oriented else "can never be found at IoU 0.5"
+    text += " with this model"
     if lost:
         gets = "gets" if missed == 1 else "get"
         text += f": {missed} {gets} no positive, the positives of {lost - missed} cannot draw it"

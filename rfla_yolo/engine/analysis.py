@@ -35,7 +35,8 @@ class Sample:
     """One image as training sees it.
 
     Attributes:
-        boxes: Objects, xyxy px of the network input, (G, 4).
+        boxes: Objects, xyxy px of the network input, (G, 4), or oriented: centre x and y, w, h in px, angle in radians,
+            (G, 5).
         labels: Classes, long, (G,).
         image: The image, uint8, (C, H, W).
         im_file: Path of the image; of a mosaic, of its first image.
@@ -46,9 +47,22 @@ class Sample:
     image: Tensor
     im_file: str
 
+    @property
+    def trained(self) -> Tensor:
+        """Whether the loss takes an object into account: that of oriented boxes leaves out sides below 2 px, (G,)."""
+        if self.boxes.shape[-1] == 4:
+            return torch.ones(len(self.boxes), dtype=torch.bool)
+        return (self.boxes[:, 2:4] >= 2).all(-1)
+
 
 def training_samples(
-    data: Any, images: int, augment: bool, seed: int = 0, skip_bad_labels: bool = False, **arguments: Any
+    data: Any,
+    images: int,
+    augment: bool,
+    seed: int = 0,
+    skip_bad_labels: bool = False,
+    task: str = "detect",
+    **arguments: Any,
 ) -> Iterator[Sample]:
     """Yield images of the training set from Ultralytics' own loader, evenly picked over the set.
 
@@ -58,6 +72,7 @@ def training_samples(
         augment: With the augmentation of training, or letterboxed only.
         seed: Seed of the augmentation.
         skip_bad_labels: As the setting.
+        task: Task of the model; "obb" gives oriented boxes.
         **arguments: Arguments of Ultralytics' training: imgsz, mosaic, scale and so on.
 
     Yields:
@@ -69,7 +84,7 @@ def training_samples(
     """
     data = check_dataset(data, "train")
     info = check_det_dataset(str(data))
-    cfg = get_cfg(DEFAULT_CFG, {**arguments, "task": "detect", "data": str(data)})
+    cfg = get_cfg(DEFAULT_CFG, {**arguments, "task": task, "data": str(data)})
     build = partial(build_yolo_dataset, cfg, info["train"], 1, info, mode="train" if augment else "val")
     dataset = build_checked(build, info["train"], info, cfg, skip_bad_labels)
     total = len(dataset)
@@ -77,7 +92,9 @@ def training_samples(
     loader = DataLoader(_Seeded(dataset, picked, seed), batch_size=None, num_workers=WORKERS)
     for item in loader:
         height, width = item["img"].shape[1:]
-        boxes = xywh2xyxy(item["bboxes"]) * torch.tensor([width, height, width, height])
+        boxes = item["bboxes"].clone()  # xywh or xywhr, normalised
+        boxes[:, :4] *= torch.tensor([width, height, width, height])
+        boxes = boxes if task == "obb" else xywh2xyxy(boxes)
         yield Sample(boxes, item["cls"].view(-1).long(), item["img"], item["im_file"])
 
 
