@@ -13,14 +13,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import torch
 import yaml
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import get_flops
 
 from benchmarks.common import ROOT, fill
+from rfla_yolo import RFLAYOLO
 from rfla_yolo.analysis import Analysis, analyze, write_page
 from rfla_yolo.analysis.page import sweep_table
 
+BRANCHES = ("assigners", "one2one")  # of a result
 PICTURES = ("sizes", "fields", "levels", "examples-4", "examples-11")
 CLASSES = 4  # of hituav-half; the heads of the smallest models are wider where there are more
 IMGSZ = 320  # px, that of the images
@@ -48,14 +51,35 @@ def main() -> None:
             "without P2": analyze(data, "yolov8n.yaml", images=2000, imgsz=IMGSZ),
             "with P2": analyze(data, "yolov8n-p2.yaml", images=2000, imgsz=IMGSZ),
         }
+        branches = branch_table(data, folder)
     document = ROOT / "docs" / "analysis.md"
     fill(document, "verdict", "\n".join(f"> {sentence}\n>" for sentence in found.verdict).removesuffix("\n>"))
     fill(document, "sweep", markdown(*sweep_table(found.result)))
+    fill(document, "branches", markdown(*branches))
     choose = ROOT / "docs" / "choose.md"
     fill(choose, "sides", markdown(*side_table(models)))
     fill(choose, "costs", markdown(*cost_table()))
     fill(choose, "imgsz", markdown(*imgsz_table(models)))
     print(f"Wrote {document} and {choose}")
+
+
+def branch_table(data: Path, folder: Path) -> tuple[list[str], list[list[str]]]:
+    """Return how many objects below 8 px each branch of an untrained network leaves out, TAL by its predictions."""
+    rows = []
+    for name in ("yolo26n", "yolo26n-p2", "yolov10n"):
+        torch.manual_seed(0)
+        model = RFLAYOLO(f"{name}.yaml")
+        model.model = DetectionModel(f"{name}.yaml", nc=CLASSES, verbose=False)
+        weights = folder / f"{name}.pt"
+        model.save(weights)
+        result = analyze(data, weights=weights, images=200, imgsz=IMGSZ, sweep=False).result
+        cells = [result[branch][arm]["plain"]["sizes"]["vt"] for arm in ("tal", "rfla") for branch in BRANCHES]
+        shares = [f"{cell['missed']} ({100 * cell['missed'] / cell['objects']:.1f} %)" for cell in cells]
+        rows.append([name, str(cells[0]["objects"]), *shares])
+    arms = (
+        f"{arm}, one-to-{'many' if branch == 'assigners' else 'one'}" for arm in ("TAL", "RFLA") for branch in BRANCHES
+    )
+    return ["network", "objects below 8 px", *arms], rows
 
 
 def side_table(models: dict[str, Analysis]) -> tuple[list[str], list[list[str]]]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..assign.resolve import box_area
 from ..config import ASSIGNERS, RFLAConfig
 from ..engine import RFLAYOLO, RFLAAssigner, rf_sizes
 from ..engine.analysis import (
+    BRANCHES,
     DEFAULT_IMGSZ,
+    OpenRotatedTAL,
     OpenTAL,
     Sample,
     count_classes,
@@ -23,7 +26,7 @@ from ..engine.analysis import (
     training_size,
 )
 from ..engine.effective_field import effective_receptive_fields
-from ..engine.loss import check_head
+from ..engine.loss import RFLAMatcher, check_head, has_one_to_one
 from ..engine.receptive_field import detection_model
 from .assignments import Assigned, Levels, Tally, assign_rfla, assign_tal
 from .figures import changes, level_names, summarise
@@ -54,6 +57,7 @@ class Analysis:
         config: The settings that were analysed.
         levels: The levels of the model.
         tallies: Objects and positives by assigner and mode ("plain", "augmented").
+        one_to_one: The same of the one-to-one branch; empty without one.
         examples: Objects to draw, by the size in px that they are near to.
     """
 
@@ -61,6 +65,7 @@ class Analysis:
     config: RFLAConfig
     levels: Levels
     tallies: dict[str, dict[str, Tally]] = field(repr=False)
+    one_to_one: dict[str, dict[str, Tally]] = field(repr=False)
     examples: dict[float, list[Example]] = field(repr=False)
 
     @property
@@ -91,7 +96,9 @@ def analyze(
 
     The images come from Ultralytics' training loader, as they are and (a quarter as many) augmented; the assignment
     from the code that training calls. TAL depends on predictions: without weights every pair of anchor and object
-    gets score 1 and the best IoU that the head can draw there, which is the most that TAL could do.
+    gets score 1 and the best IoU that the head can draw there, which is the most that TAL could do. Of a head with a
+    one-to-one branch both branches are assigned, the other by TAL (7 -> 1) and by `rfla_match`. Oriented boxes are
+    assigned as such; of models that segment or find keypoints the boxes are analysed, as of a detector.
 
     Args:
         data: Dataset YAML.
@@ -124,8 +131,6 @@ def analyze(
     config, _ = RFLAConfig.take_from(arguments)
     config = replace(config, assigner="rfla")
     detector = RFLAYOLO(weights or model, arguments.get("task"))
-    if detector.task != "detect":
-        raise ValueError(f"model: {weights or model} is for {detector.task!r}; analyze shows detectors (task 'detect')")
     net = detection_model(detector)
     if "rfla" in chosen:
         check_head(net)
@@ -134,28 +139,27 @@ def analyze(
     num_classes = count_classes(data)
     if weights and num_classes != net.model[-1].nc:
         raise ValueError(f"weights: {weights} has {net.model[-1].nc} classes, data {data} has {num_classes}")
-    load = {"seed": seed, "skip_bad_labels": config.skip_bad_labels, **arguments, "imgsz": imgsz}
+    load = {"seed": seed, "skip_bad_labels": config.skip_bad_labels, **arguments, "imgsz": imgsz, "task": detector.task}
 
-    rfla = RFLAAssigner(num_classes, levels.strides, levels.rf_sizes, config)
-    tal = OpenTAL(num_classes, list(levels.strides))
-    tallies = {name: {mode: Tally(levels) for mode in MODES} for name in chosen}
+    branches = BRANCHES if has_one_to_one(net) else BRANCHES[:1]
+    oriented = detector.task == "obb"
+    assign = {branch: _assigners(branch, num_classes, levels, config, oriented) for branch in branches}
+    tallies = {branch: {name: {mode: Tally(levels) for mode in MODES} for name in chosen} for branch in branches}
     picker = _Picker(seed)
     kept: list[Sample] = []
     for mode, augment in MODES.items():
         count = max(images // 4, 1) if augment else images  # a mosaic holds the objects of four
         for sample in training_samples(data, count, augment, **load):
-            assigned: dict[str, Assigned] = {}
-            if "rfla" in chosen:
-                assigned["rfla"] = assign_rfla(sample, levels, rfla)
-            if "tal" in chosen:
-                predicted = predictions(net, sample.image) if weights and not augment else None
-                assigned["tal"] = assign_tal(sample, levels, tal, predicted)
-            for name, one in assigned.items():
-                tallies[name][mode].add(sample, one)
+            predicted = predictions(net, sample.image) if weights and not augment and "tal" in chosen else {}
+            assigned = {b: {name: assign[b][name](sample, predicted.get(b)) for name in chosen} for b in branches}
+            for branch, arms in assigned.items():
+                for name, one in arms.items():
+                    tallies[branch][name][mode].add(sample, one)
             if not augment:
-                picker.look(sample, assigned)
+                picker.look(sample, assigned["one2many"])
                 kept.append(replace(sample, image=sample.image[:, :1, :1].expand_as(sample.image)))
-    if not len(tallies[chosen[0]]["plain"].side):
+    dense, single = tallies["one2many"], tallies.get("one2one", {})
+    if not len(dense[chosen[0]]["plain"].side):
         raise ValueError(f"data {data}: no object in {len(kept)} training images")
 
     rows = []
@@ -164,6 +168,7 @@ def analyze(
     result: dict[str, Any] = {
         "data": str(data),
         "model": str(weights or model),
+        "task": detector.task,
         "predictions": str(weights) if weights else None,
         "imgsz": list(kept[0].image.shape[1:]),
         "images": len(kept),
@@ -176,11 +181,25 @@ def analyze(
             "erf_sigmas": effective_receptive_fields(net) if erf else None,
             "reg_max": levels.reg_max,
         },
-        "assigners": {n: {mode: summarise(tally) for mode, tally in modes.items()} for n, modes in tallies.items()},
+        "assigners": {n: {mode: summarise(tally) for mode, tally in modes.items()} for n, modes in dense.items()},
+        "one2one": {n: {mode: summarise(tally) for mode, tally in modes.items()} for n, modes in single.items()},
         "sweep": rows,
     }
     result["verdict"] = verdict(result)
-    return Analysis(result, config, levels, tallies, picker.examples())
+    return Analysis(result, config, levels, dense, single, picker.examples())
+
+
+def _assigners(
+    branch: str, num_classes: int, levels: Levels, config: RFLAConfig, oriented: bool
+) -> dict[str, Callable[[Sample, tuple[Tensor, Tensor] | None], Assigned]]:
+    """Return what assigns an image in a branch, by the name of the assigner."""
+    one_to_one = branch == "one2one"
+    rfla = (RFLAMatcher if one_to_one else RFLAAssigner)(num_classes, levels.strides, levels.rf_sizes, config)
+    tal = (OpenRotatedTAL if oriented else OpenTAL)(num_classes, list(levels.strides), one_to_one)
+    return {
+        "rfla": lambda sample, predicted: assign_rfla(sample, levels, rfla),
+        "tal": lambda sample, predicted: assign_tal(sample, levels, tal, predicted),
+    }
 
 
 class _Picker:

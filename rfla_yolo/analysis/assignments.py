@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..assign.resolve import box_area
 from ..engine import RFLAAssigner
-from ..engine.analysis import OpenTAL, Sample
+from ..engine.analysis import OpenRotatedTAL, OpenTAL, Sample
 
 BORDER = 1e-5  # of the image's longer side: an anchor this near to an object's border is on it, as labels are rounded
 
@@ -45,10 +45,12 @@ class Levels:
         """Return the best IoU with a box that the head can draw from an anchor.
 
         A head with a distance distribution draws sides 0 to ``reg_max - 1`` strides away from the anchor, so its boxes
-        hold the anchor and have a largest size. Each side as near to the object's as that allows gives the best IoU.
+        hold the anchor and have a largest size. Each side as near to the object's as that allows gives the best IoU. A
+        head with signed distances draws every box. Of oriented boxes, whose sides are that far away along their own
+        axes, the best at the angle of the object, which is what training aims at.
 
         Args:
-            boxes: Objects, xyxy px, (N, 4).
+            boxes: Objects, xyxy px, (N, 4), or oriented, (N, 5).
             points: Anchor points, px, (N, 2).
             level: Level of each anchor, (N,).
 
@@ -58,11 +60,28 @@ class Levels:
         if self.reg_max == 1:
             return torch.ones_like(boxes[:, 0])
         limit = torch.tensor(self.strides, device=boxes.device)[level][:, None] * (self.reg_max - 1)
-        low = points - (points - boxes[:, :2]).clamp(min=0).minimum(limit)
-        high = points + (boxes[:, 2:] - points).clamp(min=0).minimum(limit)
-        shared = (torch.minimum(high, boxes[:, 2:]) - torch.maximum(low, boxes[:, :2])).clamp(min=0).prod(-1)
-        union = (high - low).prod(-1) + (boxes[:, 2:] - boxes[:, :2]).prod(-1) - shared
+        before, after = distances(boxes, points)
+        low, high = (side.clamp(min=0).minimum(limit) for side in (before, after))
+        shared = (torch.minimum(high, after) + torch.minimum(low, before)).clamp(min=0).prod(-1)
+        union = (high + low).prod(-1) + (after + before).prod(-1) - shared
         return shared / union.clamp(min=1e-9)
+
+
+def distances(boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far the sides of boxes lie from points, along the boxes' own axes; negative on the other side.
+
+    Args:
+        boxes: Boxes, xyxy px, (N, 4), or oriented: centre x and y, w, h in px, angle in radians, (N, 5).
+        points: Points, px, (N, 2).
+
+    Returns:
+        Distances to the sides of least and of greatest coordinate, px, each (N, 2).
+    """
+    if boxes.shape[-1] == 4:
+        return points - boxes[:, :2], boxes[:, 2:] - points
+    (dx, dy), cos, sin = (points - boxes[:, :2]).unbind(-1), boxes[:, 4].cos(), boxes[:, 4].sin()
+    offset = torch.stack([dx * cos + dy * sin, dy * cos - dx * sin], -1)
+    return boxes[:, 2:4] / 2 + offset, boxes[:, 2:4] / 2 - offset
 
 
 @dataclass(frozen=True)
@@ -95,7 +114,7 @@ def assign_rfla(sample: Sample, levels: Levels, assigner: RFLAAssigner, conflict
     num_gts = len(sample.boxes)
     if not num_gts:
         return _nothing(grid)
-    mask = torch.ones(1, num_gts, dtype=torch.bool)
+    mask = sample.trained[None]
     gt = assigner.assign(sample.boxes[None], mask, grid)[0]
     if not conflicts:
         nothing = torch.zeros(num_gts, dtype=torch.long)
@@ -111,7 +130,7 @@ def assign_rfla(sample: Sample, levels: Levels, assigner: RFLAAssigner, conflict
 
 
 def assign_tal(
-    sample: Sample, levels: Levels, assigner: OpenTAL, predicted: tuple[Tensor, Tensor] | None = None
+    sample: Sample, levels: Levels, assigner: OpenTAL | OpenRotatedTAL, predicted: tuple[Tensor, Tensor] | None = None
 ) -> Assigned:
     """Assign an image by Ultralytics' assigner, with its small-target rule.
 
@@ -119,16 +138,18 @@ def assign_tal(
         sample: The image.
         levels: The levels.
         assigner: The assigner.
-        predicted: Class scores (1, A, C) and boxes, xyxy px, (1, A, 4), of a trained model; without, every pair has
-            score 1 and the best IoU that the head can draw.
+        predicted: Class scores and boxes of a trained model, as `predictions` has them; without, every pair has score 1
+            and the best IoU that the head can draw.
     """
     grid = levels.grid(sample.image.shape[1:])
     if not len(sample.boxes):
         return _nothing(grid)
     points, level = levels.anchors(sample.image.shape[1:])
     assigner.reach = None if predicted else lambda boxes, anchor: levels.reach(boxes, points[anchor], level[anchor])
-    scores, boxes = predicted or (torch.ones(1, len(points), assigner.num_classes), torch.zeros(1, len(points), 4))
-    mask = torch.ones(1, len(sample.boxes), 1)
+    size = (1, len(points))
+    empty = torch.ones(*size, assigner.num_classes), torch.zeros(*size, sample.boxes.shape[1])
+    scores, boxes = predicted or empty
+    mask = sample.trained.float().view(1, -1, 1)
     _, _, _, positive, gt = assigner(scores, boxes, points, sample.labels.view(1, -1, 1), sample.boxes[None], mask)
     wanted = assigner.wanted[0]
     # TAL may give a contested anchor to an object that did not even want it: what is lost has to be counted
@@ -180,7 +201,7 @@ class Tally:
         boxes = sample.boxes[gt]
         reach = self.levels.reach(boxes, points, level)
         slack = BORDER * max(sample.image.shape[1:])
-        inside = ((points > boxes[:, :2] + slack) & (points < boxes[:, 2:] - slack)).all(-1)
+        inside = torch.minimum(*distances(boxes, points)).amin(-1) > slack
         positives = torch.bincount(gt, minlength=num_gts)
         best = torch.zeros(num_gts).scatter_reduce(0, gt, reach, "amax")
         side = box_area(sample.boxes).sqrt() / self.zoom

@@ -15,6 +15,7 @@ from ..assign import DISTANCES
 from ..evaluation import percent
 from ..report import Page
 from .analyze import Analysis, Example
+from .assignments import distances
 from .figures import BINS, MANY, TRAINABLE_IOU
 from .paired import WORTH
 from .verdict import count
@@ -57,16 +58,20 @@ def write_page(analysis: Analysis, folder: str | Path) -> Path:
     caption += (
         f"positives cannot reach IoU {TRAINABLE_IOU:g}; share of positives inside their object; best IoU reachable"
     )
-    page.figure("sizes", _size_figure(analysis), caption)
-    for mode in ("plain", "augmented"):
-        head = ["without augmentation" if mode == "plain" else "as augmented", *_HEAD]
-        rows = [
-            [f"{name} {SIZE_TITLES[size]}", *_cells(figures)]
-            for name, arm in result["assigners"].items()
-            for size, figures in arm[mode]["sizes"].items()
-        ]
-        page.table(head, rows)
+    if result["task"] == "obb":
+        page.text(
+            "Oriented boxes: inside is meant between an object's own sides, and the best box is that of its own angle. "
+            "Objects with a side below 2 px get no positive, because the loss leaves them out."
+        )
+    page.figure("sizes", _size_figure(result["assigners"], _PANELS), caption)
+    _size_tables(page, result["assigners"])
     page.text("Lost: share of the wanted anchors that went to another object. Losers: objects that lost any.")
+    if result["one2one"]:
+        page.heading("One-to-one branch")
+        page.text(_how_one_to_one(result))
+        panels = {key: _PANELS[key] for key in ("missed", "inside")}
+        page.figure("one2one", _size_figure(result["one2one"], panels), "The one-to-one branch, without augmentation")
+        _size_tables(page, result["one2one"])
     page.heading("Positives per object")
     head = ["objects with", *(str(n) for n in range(MANY)), f"{MANY} and more"]
     rows = [
@@ -104,6 +109,18 @@ def write_page(analysis: Analysis, folder: str | Path) -> Path:
 _HEAD = ["objects", "positives", "missed", "untrainable", "inside", "reach", "best", "lost", "losers"]
 
 
+def _size_tables(page: Page, arms: dict[str, Any]) -> None:
+    """Write the figures by size, without augmentation and with."""
+    for mode in ("plain", "augmented"):
+        head = ["without augmentation" if mode == "plain" else "as augmented", *_HEAD]
+        rows = [
+            [f"{name} {SIZE_TITLES[size]}", *_cells(figures)]
+            for name, arm in arms.items()
+            for size, figures in arm[mode]["sizes"].items()
+        ]
+        page.table(head, rows)
+
+
 def _cells(figures: dict[str, Any]) -> list[str]:
     objects = max(figures["objects"], 1)
     counts = [f"{figures[name]} ({_percent(figures[name] / objects)})" for name in ("missed", "untrainable")]
@@ -122,6 +139,15 @@ def _how_tal(result: dict[str, Any]) -> str:
         "the best IoU that the head can draw there, the most that TAL could do. Where more than ten pairs of an object "
         "reach the same, which of them TAL takes means nothing. RFLA does not depend on predictions."
     )
+
+
+def _how_one_to_one(result: dict[str, Any]) -> str:
+    text = "Each object has one positive at most, whose box is kept without suppression; everything above is of the "
+    text += "one-to-many branch. RFLA matches every object with its nearest free anchor. TAL takes the best of seven "
+    text += "anchors by its predictions, and an object that loses them all to others gets none."
+    if "tal" in result["one2one"] and not result["predictions"]:
+        text += " Without predictions it has to choose among equals, by their order."
+    return text
 
 
 def _level_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -163,19 +189,23 @@ def _changes(found: list[dict[str, Any]]) -> str:
     return "; ".join(f"{figure} {', '.join(places)}" for figure, places in figures.items()) or "nothing"
 
 
-def _size_figure(analysis: Analysis) -> Figure:
-    figure, axes = _subplots(3, 2, height=9)
+_PANELS = {
+    "objects": "objects",
+    "positives": "positives per object",
+    "missed": "objects without positives, %",
+    "untrainable": "objects that cannot be found, %",
+    "inside": "positives inside their object, %",
+    "reach": "best IoU that the head can draw",
+}
+
+
+def _size_figure(arms: dict[str, Any], panels: dict[str, str]) -> Figure:
+    """Draw figures by object size, a panel each, with a line for every assigner."""
+    rows = len(panels) // 2
+    figure, axes = _subplots(rows, 2, height=3 * rows)
     centers = range(len(BINS) - 1)
-    titles = {
-        "objects": "objects",
-        "positives": "positives per object",
-        "missed": "objects without positives, %",
-        "untrainable": "objects that cannot be found, %",
-        "inside": "positives inside their object, %",
-        "reach": "best IoU that the head can draw",
-    }
-    for axis, (key, title) in zip(axes, titles.items()):
-        for i, (name, arm) in enumerate(analysis.result["assigners"].items()):
+    for axis, (key, title) in zip(axes, panels.items()):
+        for i, (name, arm) in enumerate(arms.items()):
             values = [_value(row, key) for row in arm["plain"]["bins"]]
             if key == "objects":
                 axis.bar(centers, values, color="0.6")
@@ -252,7 +282,8 @@ def _draw(axis: Any, analysis: Analysis, example: Example, name: str) -> None:
 
     sample, levels = example.sample, analysis.levels
     box = sample.boxes[example.number]
-    center, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+    centers, sizes, angles = _parts(sample.boxes)
+    center, size = centers[example.number], sizes[example.number]
     side = float(size.prod().sqrt())
     chosen = (example.assigned[name].gt == example.number).nonzero().squeeze(1)
     points, level = (values[chosen] for values in levels.anchors(sample.image.shape[1:]))
@@ -261,9 +292,8 @@ def _draw(axis: Any, analysis: Analysis, example: Example, name: str) -> None:
     height, width = sample.image.shape[1:]
     picture = sample.image.permute(1, 2, 0).numpy()
     axis.imshow(picture, extent=(0, width, height, 0), interpolation="nearest")
-    for x1, y1, x2, y2 in sample.boxes.tolist():
-        mine = [x1, y1, x2, y2] == box.tolist()
-        axis.add_patch(_rectangle(x1, y1, x2, y2, "white", 1.6 if mine else 0.6))
+    for number, (place, sides, angle) in enumerate(zip(centers.tolist(), sizes.tolist(), angles.tolist())):
+        axis.add_patch(_rectangle(place, sides, "white", 1.6 if number == example.number else 0.6, angle=angle))
     scores = _scores(analysis, box, points, level)
     for i, level_name in enumerate(analysis.result["levels"]["names"]):
         here = level == i
@@ -271,9 +301,8 @@ def _draw(axis: Any, analysis: Analysis, example: Example, name: str) -> None:
         if not bool(here.any()):
             continue
         axis.scatter(*points[here].T.numpy(), s=36, color=color, ec="black", lw=0.6, label=level_name, zorder=3)
-        rf = levels.rf_sizes[i] / 2
-        px, py = points[here][scores[here].argmax()].tolist()
-        axis.add_patch(_rectangle(px - rf, py - rf, px + rf, py + rf, color, 1.2, "--"))
+        best = points[here][scores[here].argmax()].tolist()
+        axis.add_patch(_rectangle(best, [levels.rf_sizes[i]] * 2, color, 1.2, "--"))
     if name == "rfla" and len(points) <= LABELLED:
         for (px, py), score in zip(points.tolist(), scores.tolist()):
             axis.annotate(
@@ -294,18 +323,29 @@ def _draw(axis: Any, analysis: Analysis, example: Example, name: str) -> None:
 
 def _scores(analysis: Analysis, box: torch.Tensor, points: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
     """Return the receptive field score of one object and some anchors, (N,)."""
-    offset = (box[:2] + box[2:]) / 2 - points
-    width, height = box[2:] - box[:2]
+    before, after = distances(box.expand(len(points), -1), points)
+    (dx, dy), (width, height) = ((after - before) / 2).unbind(-1), (after + before).unbind(-1)
     rf = torch.tensor(analysis.levels.rf_sizes)[level]
-    return DISTANCES[analysis.config.distance](offset[:, 0], offset[:, 1], width, height, rf)
+    return DISTANCES[analysis.config.distance](dx, dy, width, height, rf)
 
 
-def _rectangle(x1: float, y1: float, x2: float, y2: float, color: str, line: float, style: str = "-") -> Any:
+def _parts(boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return centres, px, (N, 2), sides, px, (N, 2), and angles, radians, (N,), of boxes of either kind."""
+    if boxes.shape[-1] == 5:
+        return boxes[:, :2], boxes[:, 2:4], boxes[:, 4]
+    return (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2], torch.zeros(len(boxes))
+
+
+def _rectangle(
+    center: Sequence[float], sides: Sequence[float], color: str, line: float, style: str = "-", angle: float = 0.0
+) -> Any:
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
     dark = [withStroke(linewidth=line + 1.2, foreground="black")]  # for bright pixels
-    return Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=color, lw=line, ls=style, path_effects=dark)
+    corner = (center[0] - sides[0] / 2, center[1] - sides[1] / 2)
+    turned = {"angle": np.degrees(angle), "rotation_point": "center"}
+    return Rectangle(corner, *sides, **turned, fill=False, ec=color, lw=line, ls=style, path_effects=dark)
 
 
 def _subplots(rows: int, columns: int, height: float, width: float = 9.0) -> tuple[Figure, Sequence[Any]]:

@@ -128,7 +128,9 @@ def _zoom(sample: Sample, zoom: float) -> Sample:
     if zoom == 1:
         return sample
     height, width = (round(side * zoom) for side in sample.image.shape[1:])
-    return replace(sample, boxes=sample.boxes * zoom, image=sample.image[:, :1, :1].expand(-1, height, width))
+    boxes = sample.boxes.clone()
+    boxes[:, :4] *= zoom  # not the angle of oriented ones
+    return replace(sample, boxes=boxes, image=sample.image[:, :1, :1].expand(-1, height, width))
 
 
 def _other_levels(model: nn.Module, config: RFLAConfig, levels: Levels) -> Iterator[Variant]:

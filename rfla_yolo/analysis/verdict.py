@@ -12,14 +12,15 @@ def verdict(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the sentences of the verdict.
 
     Args:
-        result: The analysis: ``settings``, ``imgsz``, ``assigners``, ``levels`` and ``sweep``.
+        result: The analysis: ``task``, ``settings``, ``imgsz``, ``assigners``, ``one2one``, ``predictions``, ``levels``
+            and ``sweep``.
 
     Returns:
         Sentences as ``text`` and the ``figures`` it was made from.
     """
     found = []
     for name, arm in result["assigners"].items():
-        found.append(_untrainable(name, arm["plain"]["sizes"]))
+        found.append(_untrainable(name, arm["plain"]["sizes"], result["task"] == "obb"))
         starved = idle(result["levels"]["names"], arm["plain"]["sizes"]["all"]["levels"])
         if starved and (name == "rfla" or result["predictions"]):  # without predictions TAL's levels mean nothing
             places = " and ".join(f"{level} ({100 * share:.1f} %)" for level, share in starved.items())
@@ -27,6 +28,8 @@ def verdict(result: dict[str, Any]) -> list[dict[str, Any]]:
             found.append({"text": f"{name}: {what} with next to no positives: {places}.", "figures": starved})
     if set(result["assigners"]) >= {"rfla", "tal"}:
         found.append(_side_by_side(result["assigners"]))
+    for name, arm in result["one2one"].items():
+        found.append(_one_to_one(name, arm["plain"]["sizes"], name == "rfla" or bool(result["predictions"])))
     if result["sweep"]:
         found += [_alternative(row, result) for row in result["sweep"] if row["kind"] != "settings"]
         found.append(_settings(result))
@@ -48,18 +51,35 @@ def start_from(sweep: list[dict[str, Any]]) -> dict[str, Any]:
     return min(better, key=rank, default=sweep[0])
 
 
-def _untrainable(name: str, sizes: dict[str, Any]) -> dict[str, Any]:
+def _untrainable(name: str, sizes: dict[str, Any], oriented: bool) -> dict[str, Any]:
     figures = {size: {k: sizes[size][k] for k in ("objects", "missed", "untrainable")} for size in sizes}
     everything = sizes["all"]
     total, lost, missed = everything["objects"], everything["untrainable"], everything["missed"]
     share = f"{lost} of {count(total, 'object')} ({_percent(lost, total)})"
-    text = f"{name}: {share} can never be found at IoU 0.5 with this model"
+    text = f"{name}: {share} "
+    text += "cannot be drawn at IoU 0.5 and their own angle" if oriented else "can never be found at IoU 0.5"
+    text += " with this model"
     if lost:
         gets = "gets" if missed == 1 else "get"
         text += f": {missed} {gets} no positive, the positives of {lost - missed} cannot draw it"
         worst = max(SIZE_WORDS, key=lambda size: sizes[size]["untrainable"])
         most = "it is" if lost == 1 else "they are" if sizes[worst]["untrainable"] == lost else "most are"
         text += f"; {most} {SIZE_WORDS[worst]} ({sizes[worst]['untrainable']} of {sizes[worst]['objects']})"
+    return {"text": f"{text}.", "figures": figures}
+
+
+def _one_to_one(name: str, sizes: dict[str, Any], chosen: bool) -> dict[str, Any]:
+    """Say how many objects the one-to-one branch leaves out; ``chosen``: not by the order of anchors alone."""
+    figures = {size: {k: sizes[size][k] for k in ("objects", "missed")} for size in sizes}
+    everything, tiny = sizes["all"], sizes["vt"]
+    total, missed = everything["objects"], everything["missed"]
+    text = f"One-to-one branch, {name}: {missed} of {count(total, 'object')} ({_percent(missed, total)}) "
+    text += f"{'gets' if missed == 1 else 'get'} no positive"
+    if missed:
+        text += f", {SIZE_WORDS['vt']} {tiny['missed']} of {tiny['objects']}"
+        text += f" ({_percent(tiny['missed'], tiny['objects'])})"
+    if not chosen:
+        text += "; without predictions it chooses among equals by their order, so --weights alone says what it does"
     return {"text": f"{text}.", "figures": figures}
 
 

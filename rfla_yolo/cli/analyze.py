@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .parser import DEFAULT_MODEL, boolean, make_parser, need_data
+from .parser import DEFAULT_MODEL, DEFAULT_MODELS, boolean, make_parser, need_data
 
 
 def run(argv: Sequence[str]) -> None:
@@ -20,7 +20,8 @@ def run(argv: Sequence[str]) -> None:
     group.add_argument("--write-cfg", metavar="FILE", help="write the settings to start from, for --rfla-cfg")
     args = parser.parse(argv)
     need_data(args)
-    model, target = args.pop("model", DEFAULT_MODEL), args.pop("write_cfg")
+    model = args.pop("model", None) or DEFAULT_MODELS.get(str(args.get("task")), DEFAULT_MODEL)
+    target = args.pop("write_cfg")
     from .. import analysis
     from ..engine.analysis import run_folder
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,14 @@ from ultralytics.data import build_yolo_dataset
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils import DEFAULT_CFG
 from ultralytics.utils.checks import check_imgsz
-from ultralytics.utils.loss import v8DetectionLoss
+from ultralytics.utils.loss import v8DetectionLoss, v8OBBLoss
 from ultralytics.utils.ops import xywh2xyxy
-from ultralytics.utils.tal import TaskAlignedAssigner
+from ultralytics.utils.tal import RotatedTaskAlignedAssigner, TaskAlignedAssigner, make_anchors
 
 from .data import build_checked, check_dataset
 
 DEFAULT_IMGSZ = DEFAULT_CFG.imgsz
+BRANCHES = ("one2many", "one2one")  # of a head; the first alone where it has no one-to-one branch
 WORKERS = 2  # processes that load images; a fixed number, because mosaic draws on what its process has loaded
 
 
@@ -34,7 +35,8 @@ class Sample:
     """One image as training sees it.
 
     Attributes:
-        boxes: Objects, xyxy px of the network input, (G, 4).
+        boxes: Objects, xyxy px of the network input, (G, 4), or oriented: centre x and y, w, h in px, angle in radians,
+            (G, 5).
         labels: Classes, long, (G,).
         image: The image, uint8, (C, H, W).
         im_file: Path of the image; of a mosaic, of its first image.
@@ -45,9 +47,22 @@ class Sample:
     image: Tensor
     im_file: str
 
+    @property
+    def trained(self) -> Tensor:
+        """Whether the loss takes an object into account: that of oriented boxes leaves out sides below 2 px, (G,)."""
+        if self.boxes.shape[-1] == 4:
+            return torch.ones(len(self.boxes), dtype=torch.bool)
+        return (self.boxes[:, 2:4] >= 2).all(-1)
+
 
 def training_samples(
-    data: Any, images: int, augment: bool, seed: int = 0, skip_bad_labels: bool = False, **arguments: Any
+    data: Any,
+    images: int,
+    augment: bool,
+    seed: int = 0,
+    skip_bad_labels: bool = False,
+    task: str = "detect",
+    **arguments: Any,
 ) -> Iterator[Sample]:
     """Yield images of the training set from Ultralytics' own loader, evenly picked over the set.
 
@@ -57,6 +72,7 @@ def training_samples(
         augment: With the augmentation of training, or letterboxed only.
         seed: Seed of the augmentation.
         skip_bad_labels: As the setting.
+        task: Task of the model; "obb" gives oriented boxes.
         **arguments: Arguments of Ultralytics' training: imgsz, mosaic, scale and so on.
 
     Yields:
@@ -68,7 +84,7 @@ def training_samples(
     """
     data = check_dataset(data, "train")
     info = check_det_dataset(str(data))
-    cfg = get_cfg(DEFAULT_CFG, {**arguments, "task": "detect", "data": str(data)})
+    cfg = get_cfg(DEFAULT_CFG, {**arguments, "task": task, "data": str(data)})
     build = partial(build_yolo_dataset, cfg, info["train"], 1, info, mode="train" if augment else "val")
     dataset = build_checked(build, info["train"], info, cfg, skip_bad_labels)
     total = len(dataset)
@@ -76,7 +92,9 @@ def training_samples(
     loader = DataLoader(_Seeded(dataset, picked, seed), batch_size=None, num_workers=WORKERS)
     for item in loader:
         height, width = item["img"].shape[1:]
-        boxes = xywh2xyxy(item["bboxes"]) * torch.tensor([width, height, width, height])
+        boxes = item["bboxes"].clone()  # xywh or xywhr, normalised
+        boxes[:, :4] *= torch.tensor([width, height, width, height])
+        boxes = boxes if task == "obb" else xywh2xyxy(boxes)
         yield Sample(boxes, item["cls"].view(-1).long(), item["img"], item["im_file"])
 
 
@@ -120,24 +138,21 @@ class _Seeded(Dataset):
         return self.dataset[self.picked[place]]
 
 
-class OpenTAL(TaskAlignedAssigner):
+class _Open(TaskAlignedAssigner):
     """Ultralytics' assigner that tells what each object wanted, and that can do without predictions.
 
     Attributes:
-        wanted: After a call, the anchors that each object selected before conflicts were resolved, bool, (B, G, A).
+        wanted: After a call, the anchors that each object would have got if it were alone, bool, (B, G, A).
         reach: Overlap of pairs of object and anchor, in place of the predictions' overlaps: a function of the boxes
-            (N, 4), the anchor points (N, 2) and their level (N,); None uses the predictions.
+            (N, 4 or 5) and the number of their anchor (N,); None uses the predictions.
     """
 
     wanted: Tensor
+    reach: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def __init__(self, num_classes: int, strides: list[float], reach: Any = None) -> None:
-        super().__init__(topk=10, num_classes=num_classes, alpha=0.5, beta=6.0, stride=strides)
-        self.reach = reach
-
-    def _forward(self, pd_scores: Tensor, pd_bboxes: Tensor, anc_points: Tensor, *args: Any, **extra: Any) -> Any:
-        self._points = anc_points
-        return super()._forward(pd_scores, pd_bboxes, anc_points, *args, **extra)
+    def __init__(self, num_classes: int, strides: list[float], one_to_one: bool = False) -> None:
+        topk = {"topk": 7, "topk2": 1} if one_to_one else {"topk": 10}  # those of Ultralytics' losses
+        super().__init__(**topk, num_classes=num_classes, alpha=0.5, beta=6.0, stride=strides)
 
     def pair_overlaps(self, indices: Any, gt_bboxes: Tensor, pd_bboxes: Tensor) -> Tensor:
         """Return the overlaps of the pairs: what the head can reach, or Ultralytics' own."""
@@ -145,25 +160,49 @@ class OpenTAL(TaskAlignedAssigner):
             return super().pair_overlaps(indices, gt_bboxes, pd_bboxes)
         return self.reach(gt_bboxes[indices[:2]], indices[2])
 
-    def select_highest_overlaps(self, mask_pos: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def select_highest_overlaps(
+        self, mask_pos: Tensor, overlaps: Tensor, n_max_boxes: int, align_metric: Tensor
+    ) -> Any:
         """Keep what is wanted, and go on."""
         self.wanted = mask_pos.bool().clone()
-        return super().select_highest_overlaps(mask_pos, *args, **kwargs)
+        if self.topk2 < self.topk:
+            each = [values.flatten(0, 1).unsqueeze(1) for values in (mask_pos, overlaps, align_metric)]  # (B * G, 1, A)
+            alone = super().select_highest_overlaps(*each[:2], 1, each[2])[2]
+            self.wanted = alone.bool().view_as(mask_pos)
+        return super().select_highest_overlaps(mask_pos, overlaps, n_max_boxes, align_metric)
 
 
-def predictions(model: Any, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what a trained model hands to its assigner: class scores (1, A, C) and boxes, xyxy px, (1, A, 4).
+class OpenTAL(_Open):
+    """`_Open` for boxes, ``gt_bboxes`` (B, G, 4)."""
+
+
+class OpenRotatedTAL(_Open, RotatedTaskAlignedAssigner):
+    """`_Open` for oriented boxes, ``gt_bboxes`` (B, G, 5)."""
+
+
+def predictions(model: Any, image: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what a trained model hands to the assigner of each of its branches.
 
     Args:
-        model: A ``DetectionModel`` with weights.
+        model: An Ultralytics model with weights.
         image: One image, uint8, (C, H, W).
+
+    Returns:
+        Class scores (1, A, C) and boxes, xyxy px, (1, A, 4), or oriented, (1, A, 5), of the branches "one2many" and,
+        where the head has it, "one2one".
     """
-    criterion = v8DetectionLoss(model)
-    criterion.hyp = get_cfg()  # a checkpoint's are not those of a loss; no loss is read here
-    seen: list[Tensor] = []
-    criterion.assigner.register_forward_pre_hook(lambda module, args: seen.extend(args[:2]))
-    batch = {"batch_idx": torch.zeros(0), "cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4)}
     with torch.no_grad():
         _, raw = model.eval()(image[None].float() / 255)
-        criterion.get_assigned_targets_and_loss(raw.get("one2many", raw), batch)  # YOLOv10, YOLO26: the dense branch
-    return seen[0], seen[1]
+        raw = raw[-1] if isinstance(raw, tuple) else raw
+        branches = {name: raw[name] for name in BRANCHES} if "one2one" in raw else {BRANCHES[0]: raw}
+        return {name: _decode(model, preds) for name, preds in branches.items()}
+
+
+def _decode(model: Any, preds: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Decode the outputs of a branch as its loss does."""
+    angle = [preds["angle"].permute(0, 2, 1)] if "angle" in preds else []
+    decode = (v8OBBLoss if angle else v8DetectionLoss)(model).bbox_decode
+    points, stride = make_anchors(preds["feats"], model.stride)
+    boxes = decode(points, preds["boxes"].permute(0, 2, 1).contiguous(), *angle)
+    boxes[..., :4] *= stride
+    return preds["scores"].permute(0, 2, 1).sigmoid(), boxes

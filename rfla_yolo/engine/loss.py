@@ -188,6 +188,13 @@ class RFLAMatcher(RFLAAssigner):
         levels = (grid_shapes, self.strides, self.rf_sizes)
         return rfla_match(gt_bboxes, gt_mask, *levels, distance=self.config.distance)
 
+    def select(self, gt_bboxes: Tensor, gt_mask: Tensor, grid_shapes: Sequence[tuple[int, int]]) -> list[Selection]:
+        """Return the anchor that each object proposes to first: its best one, of equals the lowest index."""
+        levels = (grid_shapes, self.strides, self.rf_sizes)
+        (stage,) = rfla_select(gt_bboxes, gt_mask, *levels, topk=(1, 0), distance=self.config.distance)
+        lowest = stage.anchor.masked_fill(~stage.taken, sum(h * w for h, w in grid_shapes)).amin(-1, keepdim=True)
+        return [stage._replace(taken=stage.taken & (stage.anchor == lowest))]
+
 
 class RFLALoss:
     """Any of Ultralytics' losses with RFLA in place of its assigner; everything else is Ultralytics'.
@@ -298,6 +305,11 @@ def check_head(model: Any) -> None:
 def one_to_many(criterion: Any) -> v8DetectionLoss:
     """Return the loss of the one-to-many branch, of a head without another the loss itself."""
     return getattr(criterion, "one2many", criterion)
+
+
+def branch_in_use(nms: bool | None) -> str:
+    """Return the branch of an end-to-end head that Ultralytics uses under its argument ``nms``, in words."""
+    return f"{'one-to-one' if nms is False else 'one-to-many'} branch (nms={nms})"
 
 
 def has_one_to_one(model: nn.Module) -> bool:

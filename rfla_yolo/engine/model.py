@@ -8,11 +8,11 @@ from typing import Any, NoReturn
 
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils import LOGGER
+from ultralytics.utils import LOGGER, colorstr
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
 
-from .loss import has_one_to_one
+from .loss import branch_in_use, has_one_to_one
 from .trainer import TRAINERS
 from .validator import MAX_DET
 
@@ -89,12 +89,13 @@ class RFLAYOLO(YOLO):
         figures are ``.one_to_one`` and whose files lie in the folder ``one2one`` of the run.
         """
         model = self.model
-        if "nms" in kwargs or not isinstance(model, DetectionModel) or not has_one_to_one(model):
+        if "nms" in kwargs or not self._has_branches():
+            self._log_branch("validating", kwargs)
             return super().val(validator, **kwargs)
         other = deepcopy(model)  # a validation removes the branch that it does not use
-        LOGGER.info("The one-to-many branch, with non-maximum suppression (nms=None):")
+        LOGGER.info(f"The {branch_in_use(None)}, with non-maximum suppression:")
         metrics = super().val(validator, **kwargs)
-        LOGGER.info("The one-to-one branch (nms=False):")
+        LOGGER.info(f"The {branch_in_use(False)}:")
         self.model = other
         folder = str(Path(metrics.save_dir) / "one2one")
         metrics.one_to_one = super().val(validator, **{**kwargs, "nms": False, "save_dir": folder}).evaluation
@@ -102,12 +103,14 @@ class RFLAYOLO(YOLO):
         return metrics
 
     def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
-        """Predict, with room for dense images."""
+        """Predict, with room for dense images; of a head with two branches the log says which it is."""
+        self._log_branch("predicting", kwargs)
         return super().predict(source, stream, predictor, **{"max_det": self._max_det(), **kwargs})
 
     def export(self, **kwargs: Any) -> str:
         """Export, with room for dense images where the file selects the boxes itself."""
         self._check_is_pytorch_model()
+        self._log_branch("exporting", kwargs)
         if not kwargs.get("dynamic"):  # one size of image: there are no more boxes than anchors
             strides = self.model.stride.tolist()
             imgsz = kwargs.get("imgsz") or self.model.args["imgsz"]
@@ -115,6 +118,14 @@ class RFLAYOLO(YOLO):
             anchors = sum(int(height / stride) * int(width / stride) for stride in strides)
             kwargs.setdefault("max_det", min(self._max_det(), anchors))
         return super().export(**{"max_det": self._max_det(), **kwargs})
+
+    def _has_branches(self) -> bool:
+        return isinstance(self.model, DetectionModel) and has_one_to_one(self.model)
+
+    def _log_branch(self, what: str, arguments: dict[str, Any]) -> None:
+        if self._has_branches() and arguments.get("verbose") is not False:
+            nms = arguments.get("nms", self.overrides.get("nms"))
+            LOGGER.info(f"{colorstr('rfla:')} {what} by the {branch_in_use(nms)}")
 
     def _max_det(self) -> int:
         """Return the limit of detections an image that holds where a call gives none."""

@@ -18,7 +18,7 @@ from ultralytics.utils.files import get_latest_run
 
 from ..config import KEPT, RFLAConfig
 from .data import build_checked, check_dataset
-from .loss import build_criterion, has_one_to_one, one_to_many
+from .loss import branch_in_use, build_criterion, has_one_to_one, one_to_many
 from .positives import PositiveCounter
 from .receptive_field import detection_model
 from .validator import (
@@ -122,8 +122,7 @@ class RFLATrainer(DetectionTrainer):
             LOGGER.info(f"{colorstr('rfla:')} " + ", ".join(f"{k}={v}" for k, v in self.rfla.to_dict().items()))
             LOGGER.info(f"{colorstr('rfla:')} {comment.splitlines()[-1]}")
             if has_one_to_one(model):
-                branch = "one-to-one (nms=False)" if self.args.nms is False else "one-to-many (nms=None)"
-                LOGGER.info(f"{colorstr('rfla:')} validation and fitness follow the {branch} branch")
+                LOGGER.info(f"{colorstr('rfla:')} validation and fitness follow the {branch_in_use(self.args.nms)}")
             self.rfla.save(self.save_dir / "rfla.yaml", comment)
 
     def _setup_train(self) -> None:

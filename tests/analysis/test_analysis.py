@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils.loss import v8DetectionLoss
+from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
 from ultralytics.utils.tal import TaskAlignedAssigner
 
 from rfla_yolo import RFLAYOLO, RFLAConfig
@@ -24,6 +24,7 @@ from rfla_yolo.analysis.verdict import start_from
 from rfla_yolo.cli import main
 from rfla_yolo.engine import RFLAAssigner
 from rfla_yolo.engine.analysis import OpenTAL, Sample, predictions
+from rfla_yolo.engine.loss import RFLAMatcher
 
 LEVELS = Levels((4.0, 8.0, 16.0), (8.0, 16.0, 32.0), 16)
 SIDE = 64
@@ -61,11 +62,11 @@ def best_iou(box, x, y, stride, reg_max=16):
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(samples(), min_size=1, max_size=3), st.sampled_from(["rfla", "tal"]))
-def test_every_count_is_the_direct_count(images, name):
+@given(st.lists(samples(), min_size=1, max_size=3), st.sampled_from(["rfla", "tal"]), st.booleans())
+def test_every_count_is_the_direct_count(images, name, one_to_one):
     config = RFLAConfig(topk=(3, 1))
-    rfla = RFLAAssigner(1, LEVELS.strides, LEVELS.rf_sizes, config)
-    tal = OpenTAL(1, list(LEVELS.strides))
+    rfla = (RFLAMatcher if one_to_one else RFLAAssigner)(1, LEVELS.strides, LEVELS.rf_sizes, config)
+    tal = OpenTAL(1, list(LEVELS.strides), one_to_one)
     tally = Tally(LEVELS)
     objects = []  # (side, positives as (level, inside, reach), wanted, lost)
     contested = 0
@@ -86,6 +87,7 @@ def test_every_count_is_the_direct_count(images, name):
             lost = sum(w and owner != number for w, owner in zip(wanted, found.gt.tolist()))
             objects.append((math.sqrt((box[2] - box[0]) * (box[3] - box[1])), positives, sum(wanted), lost))
         contested += sum(c > 1 for c in claims)
+        assert not one_to_one or all(len(o[1]) <= 1 and o[2] <= 1 for o in objects)
     result = summarise(tally)
     assert result["contested_anchors"] == contested
     for size, (low, high) in {"all": (0, math.inf), **BORDERS}.items():
@@ -262,7 +264,7 @@ def test_tal_with_predictions_is_that_of_the_loss():
     sample = Sample(boxes, torch.tensor([0, 1, 1]), image, "a.png")
     levels = Levels((4.0, 8.0, 16.0, 32.0), (8.0, 16.0, 32.0, 64.0), 16)
     tal = OpenTAL(2, list(levels.strides))
-    found = assign_tal(sample, levels, tal, predictions(model, image))
+    found = assign_tal(sample, levels, tal, predictions(model, image)["one2many"])
     batch = {
         "batch_idx": torch.zeros(3),
         "cls": torch.tensor([[0.0], [1], [1]]),
@@ -299,7 +301,7 @@ def test_weights_give_tal_its_predictions(tiny_set, tmp_path):
         ({"images": 0}, "images must be a whole number from 1, not 0"),
         ({"decay": 2}, "decay must be in"),
         ({"task": "segment"}, "task must be 'detect' for model yolov8n-p2.yaml, not 'segment'"),
-        ({"model": "yolov8n-obb.yaml"}, "yolov8n-obb.yaml is for 'obb'; analyze shows detectors"),
+        ({"model": "yolov8n-obb.yaml"}, "OBB dataset requires equal numbers of boxes and segments"),
     ],
 )
 def test_bad_input_is_named(tiny_set, change, message):
@@ -360,16 +362,60 @@ def test_refuses_the_models_that_training_refuses(model, tiny_set):
     assert messages[0] == messages[1]
 
 
-def test_of_a_head_with_two_branches_the_one_to_many_branch_is_shown(tiny_set):
-    assert set(analyze(tiny_set, "yolo26n.yaml", images=2, imgsz=64).result["assigners"]) == {"rfla", "tal"}
-    model = DetectionModel("yolo26n.yaml", nc=2, verbose=False)
+@pytest.mark.parametrize("name", ["yolo26n.yaml", "yolov10n.yaml"])
+def test_branches_with_predictions_are_those_of_the_loss(name):
+    """The positives of Ultralytics' own criterion in both branches, on a crowd whose objects want the same anchors."""
+    torch.manual_seed(0)
+    model = DetectionModel(name, nc=2, verbose=False)
     model.args = get_cfg()
     image = torch.randint(0, 255, (3, SIDE, SIDE), dtype=torch.uint8)
+    corners = torch.rand(24, 2) * 50
+    boxes = torch.cat([corners, corners + 4 + torch.rand(24, 2) * 6], 1)
+    sample = Sample(boxes, torch.arange(24) % 2, image, "a.png")
+    strides = tuple(model.stride.tolist())
+    levels = Levels(strides, tuple(2 * stride for stride in strides), model.model[-1].reg_max)
+    assert levels.reg_max == (1 if "26" in name else 16)
+    xywh = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1) / SIDE
+    batch = {"batch_idx": torch.zeros(24), "cls": sample.labels[:, None].float(), "bboxes": xywh}
+    criterion = E2ELoss(model)
     with torch.no_grad():
         raw = model.eval()(image[None].float() / 255)[1]
-    scores, boxes = predictions(model, image)
-    assert torch.equal(scores, raw["one2many"]["scores"].permute(0, 2, 1).sigmoid())
-    assert boxes.shape == (1, 8 * 8 + 4 * 4 + 2 * 2, 4)
+    predicted = predictions(model, image)
+    missed = {}
+    for branch in ("one2many", "one2one"):
+        (positive, gt, *_), _, _ = getattr(criterion, branch).get_assigned_targets_and_loss(raw[branch], batch)
+        tal = OpenTAL(2, list(strides), branch == "one2one")
+        found = assign_tal(sample, levels, tal, predicted[branch])
+        assert torch.equal(found.gt, torch.where(positive[0], gt[0], -1))
+        missed[branch] = 24 - len(found.gt[found.gt >= 0].unique())
+    assert missed["one2one"] > 0
+
+
+def test_both_branches_are_shown(tiny_set, tmp_path):
+    weights = tmp_path / "untrained.pt"
+    model = RFLAYOLO("yolo26n.yaml")
+    model.model = DetectionModel("yolo26n.yaml", nc=2, verbose=False)
+    model.save(weights)
+    for name, options in (("yolo26n.yaml", {"sweep": False}), (None, {"weights": weights, "assigner": "tal"})):
+        found = analyze(tiny_set, name, images=8, imgsz=64, **options)
+        arms = found.result["one2one"]
+        assert set(arms) == set(found.result["assigners"]) == set(found.one_to_one)
+        page = write_page(found, tmp_path / "page").read_text()
+        assert "<h2>One-to-one branch</h2>" in page and (tmp_path / "page" / "one2one.png").is_file()
+        for assigner, arm in arms.items():
+            tally, figures = found.one_to_one[assigner]["plain"], arm["plain"]["sizes"]
+            assert tally.positives.max() == 1
+            missed, tiny = (tally.positives == 0), tally.side <= 8
+            assert (figures["all"]["missed"], figures["vt"]["missed"]) == (missed.sum(), (missed & tiny).sum())
+            said = next(text for text in found.verdict if text.startswith(f"One-to-one branch, {assigner}: "))
+            assert f": {missed.sum()} of {len(missed)} objects (" in said
+            assert ("chooses among equals" in said) == (assigner == "tal" and not options.get("weights"))
+
+
+def test_a_head_of_one_branch_has_nothing_of_another(tiny_set, tmp_path):
+    found = analyze(tiny_set, "yolov8n.yaml", images=2, imgsz=64, sweep=False)
+    assert found.result["one2one"] == found.one_to_one == {}
+    assert "One-to-one" not in write_page(found, tmp_path).read_text()
 
 
 def test_several_examples_of_a_size_come_from_several_images(tiny_set):

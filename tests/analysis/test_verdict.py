@@ -42,6 +42,7 @@ def default() -> list[dict]:
 
 def said(rows: list[dict], settings: dict) -> str:
     result = {"settings": settings, "imgsz": [SIDE, SIDE], "assigners": {}, "predictions": None, "sweep": rows}
+    result["one2one"] = {}
     return verdict({**result, "levels": {"names": ["P2", "P3", "P4", "P5"]}})[-1]["text"]
 
 
@@ -109,8 +110,17 @@ def test_singular_and_plural(missed, untrainable, words, default):
     nothing = {"objects": 0, "missed": 0, "untrainable": 0, "positives": None}
     sizes = {"all": {**counts, "levels": [0.995, 0.005]}, "vt": counts, "t": nothing, "s": nothing, "m": nothing}
     arms = {"rfla": {"plain": {"sizes": sizes}}}
-    result = {"assigners": arms, "levels": {"names": ["P2", "P3"]}, "predictions": None, "sweep": []}
+    result = {"assigners": arms, "levels": {"names": ["P2", "P3"]}, "predictions": None, "one2one": arms, "sweep": []}
+    result["task"] = "detect"
     texts = [sentence["text"] for sentence in verdict(result)]
     assert texts[0].endswith(words)
     assert texts[1] == "rfla: a level with next to no positives: P3 (0.5 %)."
+    nobody = "." if not missed else f", below 8 px {missed} of 9 ({100 * missed / 9:.1f} %)."
+    gets = "gets" if missed == 1 else "get"
+    share = f"{missed} of 9 objects ({100 * missed / 9:.1f} %)"
+    assert texts[2] == f"One-to-one branch, rfla: {share} {gets} no positive{nobody}"
+    oriented = verdict({**result, "task": "obb"})[0]["text"]
+    assert oriented == texts[0].replace(
+        "can never be found at IoU 0.5", "cannot be drawn at IoU 0.5 and their own angle"
+    )
     assert all("1 idle levels" not in said([*default[:1], row], {}) for row in default[1:])

@@ -14,6 +14,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.loss import v8DetectionLoss
 
 from rfla_yolo import RFLAYOLO, RFLAConfig, RFLADetectionLoss, RFLATrainer
+from rfla_yolo.engine import RFLAValidator
 from rfla_yolo.engine.loss import RFLAMatcher, build_criterion, one_to_many
 from rfla_yolo.engine.positives import SIZES, PositiveCounter
 
@@ -170,3 +171,45 @@ class TestTraining:
             alone = model.val(project=str(root), name=f"alone-{nms}", nms=nms, **options)
             assert (root / f"alone-{nms}" / "predictions.json").read_text() == file.read_text()
             assert alone.evaluation.metrics == figures.metrics and not hasattr(alone, "one_to_one")
+
+
+@pytest.mark.parametrize("nms", [None, False])
+def test_validation_and_fitness_follow_the_branch(nms, tiny_set, tmp_path, monkeypatch):
+    """Where the one-to-one branch finds every object, the fitness says so only if it validates."""
+    update, seen = RFLAValidator.update_metrics, []
+
+    def find_all(validator, preds, batch):
+        seen.append((validator.training, validator.end2end))
+        if validator.end2end:
+            truth = [validator._prepare_batch(i, batch) for i in range(len(preds))]
+            preds = [{"bboxes": t["bboxes"], "conf": torch.ones(len(t["cls"])), "cls": t["cls"]} for t in truth]
+            preds = [{**pred, "extra": pred["bboxes"].new_zeros(len(pred["cls"]), 0)} for pred in preds]
+        update(validator, preds, batch)
+
+    monkeypatch.setattr(RFLAValidator, "update_metrics", find_all)
+    said = []
+    monkeypatch.setattr("ultralytics.utils.LOGGER.info", lambda text, *args: said.append(str(text)))
+    model = RFLAYOLO("yolo26n.yaml")
+    options = {**QUICK, "epochs": 1, "project": str(tmp_path), "name": "run"}
+    model.train(data=str(tiny_set), nms=nms, fitness="aitod", **options)
+    assert set(seen) == {(True, nms is False), (False, nms is False)}  # in training, and best.pt at its end
+    final = model.trainer.validator.evaluation["AP"]
+    assert (model.trainer.best_fitness > 0.9) == (final > 0.9) == (nms is False)
+    branch = "one-to-one branch (nms=False)" if nms is False else "one-to-many branch (nms=None)"
+    assert any(f"validation and fitness follow the {branch}" in text for text in said)
+
+
+@pytest.mark.parametrize("nms", [None, False])
+def test_predict_and_export_say_which_branch(nms, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("ultralytics.utils.LOGGER.info", lambda text, *args: said.append(str(text)))
+    monkeypatch.setattr(YOLO, "export", lambda self, **kwargs: "")
+    monkeypatch.setattr(YOLO, "predict", lambda self, *args, **kwargs: [])
+    branch = "one-to-one branch (nms=False)" if nms is False else "one-to-many branch (nms=None)"
+    given = {} if nms is None else {"nms": nms}
+    for name, has_branches in (("yolo26n.yaml", True), ("yolov8n.yaml", False)):
+        model = RFLAYOLO(name)
+        for call, verb in ((model.predict, "predicting"), (model.export, "exporting")):
+            said.clear()
+            call(imgsz=64, **given)
+            assert [text.endswith(f"{verb} by the {branch}") for text in said] == [True] * has_branches
