@@ -41,9 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):  # torch.save at a full disk
-            raise
+    except OSError as error:
         temporary.unlink(missing_ok=True)
         raise _cannot_write(path, error, ", the file that was there is kept" * path.exists()) from error
     _sync_folder(path.parent)
@@ -197,14 +195,15 @@ def keep_epochs(results: Path, epochs: int) -> None:
 def _strip(path: Path, updates: dict[str, Any] | None = None) -> None:
     """Leave the weights in a checkpoint, at half precision, and nothing that a training goes on from."""
     with replacing(Path(path)) as temporary:
-        strip_optimizer(path, s=str(temporary), updates=updates)
+        try:
+            strip_optimizer(path, s=str(temporary), updates=updates)
+        except RuntimeError as error:  # torch.save, whose words at a full disk change from one to the next
+            raise OSError(errno.EIO, f"Is the disk full? torch says {error}") from error
 
 
-def _cannot_write(path: Path, error: OSError | RuntimeError, remark: str = "") -> OSError:
+def _cannot_write(path: Path, error: OSError, remark: str = "") -> OSError:
     """Return the error of a file that cannot be written, with its name."""
-    code = (isinstance(error, OSError) and error.errno) or errno.EIO
-    words = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
-    return OSError(code, f"{words}: cannot write it{remark}", str(path))
+    return OSError(error.errno or errno.EIO, f"{error.strerror or error}: cannot write it{remark}", str(path))
 
 
 def _sync_folder(folder: Path) -> None:
