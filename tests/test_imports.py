@@ -46,6 +46,7 @@ LAYERS = (
     "engine",
     "analysis",
     "cli",
+    "__main__",
 )  # from below
 
 

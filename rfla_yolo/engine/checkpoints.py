@@ -12,6 +12,7 @@ from typing import Any
 
 from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils.files import get_latest_run
 from ultralytics.utils.torch_utils import strip_optimizer
 
 from .distributed import DistributedTrainer
@@ -64,6 +65,10 @@ class KillSafeTrainer(DistributedTrainer):
     epoch, in its last validation, is resumed for that alone.
     """
 
+    wdir: Path
+    tloss: dict[str, Any]
+    lr: dict[str, Any]
+
     def __init__(self, cfg: Any, overrides: dict[str, Any] | None = None, _callbacks: dict | None = None) -> None:
         self._only_the_end = False
         super().__init__(cfg, overrides, _callbacks)
@@ -71,10 +76,11 @@ class KillSafeTrainer(DistributedTrainer):
         self.last, self.best = self.wdir / "last.pt", self.wdir / "best.pt"
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
-        """Find out whether nothing but the end of the run is left to do."""
+        """Check that there is something to resume, and whether it is nothing but the end of the run."""
+        resume = self.args.resume
+        checkpoint = load_interrupted(resume if isinstance(resume, (str, Path)) else get_latest_run()) if resume else {}
         super().check_resume(overrides)
-        if self.resume:
-            _, checkpoint = load_checkpoint(self.args.resume)
+        if resume:
             epochs, best = checkpoint["epoch"] + 1, (checkpoint.get("stopper") or {}).get("best_epoch", math.inf)
             self._only_the_end = epochs >= self.args.epochs or epochs - best >= (self.args.patience or math.inf)
 
@@ -122,11 +128,8 @@ class KillSafeTrainer(DistributedTrainer):
         period, epoch = self.args.save_period, ckpt["epoch"]
         numbered = self.wdir / f"epoch{epoch}.pt"
         is_best = ckpt["train_metrics"].get("fitness") == ckpt["best_fitness"]
-        copies = [self.best] * is_best + [numbered] * (period > 0 and epoch % period == 0)
-        content = self.last.read_bytes()
-        for copy in copies:
-            if not copy.exists() or copy.read_bytes() != content:
-                copy.write_bytes(content)
+        for copy in [self.best] * is_best + [numbered] * (period > 0 and epoch % period == 0):
+            copy.write_bytes(self.last.read_bytes())
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
         """Add a row to ``results.csv``."""
@@ -153,8 +156,8 @@ class KillSafeTrainer(DistributedTrainer):
             _strip(self.last)
 
 
-def check_interrupted(file: str | Path) -> None:
-    """Raise an error unless a training can be resumed from this file.
+def load_interrupted(file: str | Path) -> dict[str, Any]:
+    """Load the checkpoint of an interrupted training.
 
     Raises:
         FileNotFoundError: If there is no such file; Ultralytics would resume its latest run instead.
@@ -171,6 +174,7 @@ def check_interrupted(file: str | Path) -> None:
             f"resume: the run of {file} has finished, there is nothing to resume; "
             f"to go on from its weights, train with model={file} and without resume"
         )
+    return dict(checkpoint)
 
 
 def keep_epochs(results: Path, epochs: int) -> None:

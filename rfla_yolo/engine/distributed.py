@@ -116,14 +116,14 @@ class DistributedTrainer(BaseTrainer):
         """
         if not dist.is_initialized():
             return file.exists()
-        content = [file.read_bytes() if RANK == 0 and file.exists() else None]
-        dist.broadcast_object_list(content, src=0)
-        if content[0] is not None and RANK > 0 and LOCAL_RANK == 0:
-            if not file.exists() or file.read_bytes() != content[0]:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(content[0])
+        shared: list[Any] = [file.read_bytes() if RANK == 0 and file.exists() else None]
+        dist.broadcast_object_list(shared, src=0)
+        content = shared[0]
+        if RANK > 0 and LOCAL_RANK == 0 and content and not (file.exists() and file.read_bytes() == content):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
         self._barrier()
-        return content[0] is not None
+        return content is not None
 
     def _barrier(self) -> None:
         dist.barrier(device_ids=[self.device.index] if dist.get_backend() == "nccl" else None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from copy import copy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ultralytics
@@ -13,10 +12,9 @@ from ultralytics.models.yolo.obb import OBBTrainer
 from ultralytics.models.yolo.pose import PoseTrainer
 from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
-from ultralytics.utils.files import get_latest_run
 
 from ..config import KEPT, RFLAConfig
-from .checkpoints import KillSafeTrainer, check_interrupted
+from .checkpoints import KillSafeTrainer
 from .data import build_checked, check_dataset
 from .loss import build_criterion, has_one_to_one, one_to_many
 from .positives import PositiveCounter
@@ -78,11 +76,8 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
         """Restore the settings of the interrupted run along with its arguments."""
-        resume = self.args.resume
-        if resume:
-            check_interrupted(resume if isinstance(resume, (str, Path)) else get_latest_run())
         super().check_resume(overrides)
-        if not resume:
+        if not self.resume:
             return
         arguments = self.args.__dict__  # args.yaml is written from them next, without the settings
         stored = arguments.pop(KEPT, None) or arguments.pop("rfla", None)  # "rfla" was the name in release 0.1

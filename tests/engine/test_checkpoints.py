@@ -73,7 +73,9 @@ class TestReplacing:
         path = AtomicPath(tmp_path / "last.pt")
         if exists:
             path.write_bytes(b"old")
-        message = r"File too large: cannot write it" + r", the file that was there is kept" * exists + r": '.*last\.pt'$"
+        message = (
+            r"File too large: cannot write it" + r", the file that was there is kept" * exists + r": '.*last\.pt'$"
+        )
         with full_disk(10_000), pytest.raises(OSError, match=message) as error:
             path.write_bytes(bytes(100_000))
         assert error.value.filename == str(path)

@@ -225,12 +225,13 @@ class TestStarting:
 
 
 @pytest.mark.slow
-def test_killed_rank_ends_the_run_and_it_resumes(tiny_set, tmp_path):
+@pytest.mark.parametrize(("nodes", "processes"), [(1, 2), (2, 1)])
+def test_killed_rank_ends_the_run_and_it_resumes(tiny_set, tmp_path, nodes, processes):
     run, spec = tmp_path / "run", tmp_path / "spec.json"
     options = {**OPTIONS, "epochs": 4, "data": str(tiny_set), "project": str(tmp_path)}
     kill = ["callback", "on_train_batch_start", 2, 1]
     spec.write_text(json.dumps({"model": "yolov8n.yaml", "train": options, "kill": kill}))
-    started = launch([WORKER, spec])
+    started = launch([WORKER, spec], nodes, processes)
     while started[0].poll() is None and not (tmp_path / "seen1.pt").is_file():  # written right before the kill
         time.sleep(0.2)
     killed = time.monotonic()
@@ -240,7 +241,7 @@ def test_killed_rank_ends_the_run_and_it_resumes(tiny_set, tmp_path):
     last = run / "weights" / "last.pt"
     assert load(last)["epoch"] == 1
     spec.write_text(json.dumps({"model": str(last), "train": {"resume": True}}))
-    wait(launch([WORKER, spec]))
+    wait(launch([WORKER, spec], nodes, processes))
     assert [row["epoch"] for row in rows_of(run)] == ["1", "2", "3", "4"]
     assert [load(tmp_path / f"seen{rank}.pt")["epochs"] for rank in range(2)] == [[2, 3], [2, 3]]
     assert load(last)["epoch"] == -1
@@ -263,7 +264,7 @@ class TestDevices:
         assert choose_devices(device) == expected
 
     def test_others_are_refused(self):
-        with pytest.raises(ValueError, match="device must name one GPU for each of the 2 processes .*, not '0,1,2'"):
+        with pytest.raises(ValueError, match=r"one GPU for each of the 2 processes .*, not '0,1,2'"):
             choose_devices("0,1,2")
 
     def test_processes_of_another_launcher(self, monkeypatch):

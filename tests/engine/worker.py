@@ -37,14 +37,14 @@ def kill() -> None:
 
 def arm(kind: str, name: str, epoch: Any, rank: int = -1) -> None:
     """Kill this process in an epoch: at a callback, before a file is opened or renamed, or when half is written."""
-    if RANK != rank:
+    if rank != RANK:
         return
     events = {"open": "open", "rename": "os.rename"}
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event == events[kind] and now == epoch and Path(str(args[0])).name == name:
-            if kind == "rename" or args[1] != "r":
-                kill()
+        reads = event == "open" and args[1] == "r"
+        if event == events[kind] and not reads and now == epoch and Path(str(args[0])).name == name:
+            kill()
 
     def halve(descriptor: int) -> None:
         if now == epoch and Path(os.readlink(f"/proc/self/fd/{descriptor}")).name == name:
