@@ -15,7 +15,7 @@ from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.files import get_latest_run
 from ultralytics.utils.torch_utils import strip_optimizer
 
-from .distributed import DistributedTrainer
+from .distributed import DistributedTrainer, holds
 
 TEMPORARY = ".tmp"  # last.pt.tmp: no name that Ultralytics takes for a checkpoint
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, quota, limit on a file's size
@@ -128,8 +128,10 @@ class KillSafeTrainer(DistributedTrainer):
         period, epoch = self.args.save_period, ckpt["epoch"]
         numbered = self.wdir / f"epoch{epoch}.pt"
         is_best = ckpt["train_metrics"].get("fitness") == ckpt["best_fitness"]
+        content = self.last.read_bytes()
         for copy in [self.best] * is_best + [numbered] * (period > 0 and epoch % period == 0):
-            copy.write_bytes(self.last.read_bytes())
+            if not holds(copy, content):
+                copy.write_bytes(content)
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
         """Add a row to ``results.csv``."""

@@ -119,7 +119,7 @@ class DistributedTrainer(BaseTrainer):
         shared: list[Any] = [file.read_bytes() if RANK == 0 and file.exists() else None]
         dist.broadcast_object_list(shared, src=0)
         content = shared[0]
-        if RANK > 0 and LOCAL_RANK == 0 and content and not (file.exists() and file.read_bytes() == content):
+        if RANK > 0 and LOCAL_RANK == 0 and content is not None and not holds(file, content):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
         self._barrier()
@@ -139,6 +139,11 @@ class _CPUDistributedDataParallel(nn.parallel.DistributedDataParallel):
 def is_first_process() -> bool:
     """Return whether this process is the only one, the parent of others, or rank 0 of a group."""
     return RANK in {-1, 0}
+
+
+def holds(file: Path, content: bytes) -> bool:
+    """Return whether a file is there and has this content."""
+    return file.exists() and file.read_bytes() == content
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
