@@ -6,7 +6,7 @@ import errno
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise _cannot_write(path, error, ", the file that was there is kept" * path.exists()) from error
     _sync_folder(path.parent)
 
@@ -214,7 +215,7 @@ def _cannot_write(path: Path, error: OSError, remark: str = "") -> OSError:
 
 def _sync_folder(folder: Path) -> None:
     """Put the new name on the disk too, where the system can."""
-    if os.name == "posix":
+    with suppress(OSError):  # Windows and some network disks cannot, and the file is in its place
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -94,8 +94,11 @@ class TestReplacing:
         checkpoints._strip(path)
         assert load(path)["epoch"] == -1
 
-    def test_folder_that_is_gone(self, tmp_path):
-        with pytest.raises(OSError, match=r"No such file or directory: cannot write it: '.*/weights/last\.pt'$"):
+    @pytest.mark.parametrize(("weights", "reason"), [(None, "No such file or directory"), ("file", "Not a directory")])
+    def test_folder_that_is_none(self, tmp_path, weights, reason):
+        if weights:
+            (tmp_path / "weights").write_text("a file")
+        with pytest.raises(OSError, match=rf"{reason}: cannot write it: '.*/weights/last\.pt'$"):
             AtomicPath(tmp_path / "weights" / "last.pt").write_bytes(b"new")
 
 

@@ -13,14 +13,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 
-from rfla_yolo import RFLAYOLO, RFLAConfig, RFLATrainer
+from rfla_yolo import RFLAYOLO, RFLAConfig, RFLATrainer, cli
 from rfla_yolo.engine.distributed import choose_devices
 from rfla_yolo.engine.loss import build_criterion, one_to_many
+from rfla_yolo.engine.trainer import TRAINERS
 
 from .conftest import QUICK
+from .test_tasks import convert
 
 WORKER = Path(__file__).with_name("worker.py")
 OPTIONS = {**QUICK, "topk": [2, 1], "nbs": 4, "name": "run"}
@@ -199,9 +202,18 @@ class TestStarting:
         assert len(rows_of(tmp_path / "run")) == 2
         assert "topk:\n- 2\n- 1" in (tmp_path / "run" / "rfla.yaml").read_text()
 
-    def test_ultralytics_own_launcher(self, tiny_set, tmp_path):
-        """As ``device=0,1`` does, on the CPU: the parent starts the processes and has no validator."""
-        overrides = {"model": "yolov8n.yaml", "data": str(tiny_set), "project": str(tmp_path), **OPTIONS}
+    @pytest.mark.parametrize("task", ["seg", "pose", "obb"])
+    def test_other_tasks(self, tiny_set, tmp_path, task):
+        convert(tiny_set, task)
+        options = {**OPTIONS, "model": f"yolo26n-{task}.yaml", "data": tiny_set, "project": tmp_path, "topk": "2,1"}
+        wait(launch(["-m", "rfla_yolo", "train", *(f"{key}={value}" for key, value in options.items())]))
+        figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
+        assert (figures["images"], figures["objects"]) == (8, 28)
+        assert float(rows_of(tmp_path / "run")[0]["assign/positives"]) >= 1
+
+    @pytest.fixture
+    def parent(self, monkeypatch):
+        """As ``device=0,1`` does, on the CPU: the trainer starts two processes."""
 
         class Parent(RFLATrainer):
             def __init__(self, *args, **kwargs):
@@ -209,12 +221,26 @@ class TestStarting:
                 if "LOCAL_RANK" not in os.environ:
                     self.ddp, self.world_size = True, 2
 
+        monkeypatch.setitem(TRAINERS, "detect", Parent)
+
+    def test_ultralytics_own_launcher(self, parent, tiny_set, tmp_path):
         model = RFLAYOLO("yolov8n.yaml")
-        metrics = model.train(trainer=Parent, **{k: v for k, v in overrides.items() if k != "model"})
+        model.add_callback("on_train_end", lambda t: (t.save_dir / "process").write_text(str(os.getpid())))
+        metrics = model.train(data=str(tiny_set), project=str(tmp_path), **OPTIONS)
+        assert int((tmp_path / "run" / "process").read_text()) != os.getpid()  # the callback has come along
         assert model.trainer.validator is None
         assert metrics["metrics/AP"] >= 0
         assert len(rows_of(tmp_path / "run")) == 2
         assert json.loads((tmp_path / "run" / "metrics.json").read_text())["images"] == 8
+        assert yaml.safe_load((tmp_path / "run" / "rfla.yaml").read_text())["topk"] == [2, 1]
+
+    def test_check_of_the_demo(self, parent, tmp_path, monkeypatch, capsys):
+        """One epoch is too few, and the parent, which has no validator, says so."""
+        monkeypatch.setitem(cli.train.DEMO, "epochs", 1)
+        with pytest.raises(SystemExit) as stop:
+            cli.train.run(["--device", "cpu", "--project", str(tmp_path)])
+        assert stop.value.code == 1
+        assert "error: the demo reached AP50 0." in capsys.readouterr().err
 
     def test_launcher_whose_process_fails(self, tiny_set, tmp_path):
         overrides = {"model": "yolov8n.yaml", "data": str(tiny_set), "project": str(tmp_path), **OPTIONS}

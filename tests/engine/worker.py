@@ -20,8 +20,6 @@ from rfla_yolo.engine.checkpoints import AtomicPath
 from rfla_yolo.engine.loss import one_to_many
 from rfla_yolo.engine.receptive_field import detection_model
 
-spec: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
-folder = Path(sys.argv[1]).parent
 seen: dict[str, Any] = {"epochs": [], "gains": [], "batches": [], "assigned": []}
 now: Any = None  # epoch from 0, or "end"
 
@@ -105,6 +103,8 @@ class Trainer(RFLATrainer):
 
 
 if __name__ == "__main__":
+    spec = json.loads(Path(sys.argv[1]).read_text())
+    folder = Path(sys.argv[1]).parent
     for logger in ("wandb", "comet", "clearml", "mlflow", "neptune", "raytune", "tensorboard", "dvc"):
         dict.__setitem__(SETTINGS, logger, False)
     model = RFLAYOLO(spec["model"])
