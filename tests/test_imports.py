@@ -47,6 +47,7 @@ LAYERS = (
     "engine",
     "analysis",
     "cli",
+    "__main__",
 )  # from below
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,20 @@ def run(argv: Sequence[str]) -> None:
     resume = args.get("resume")
     if not resume:
         need_data(args)
-    from ..engine import RFLAYOLO
+    from ..engine import RFLAYOLO, is_first_process
 
     if resume:
         args = resumed(args)
     task = args.pop("task", None)
     model = RFLAYOLO(args.pop("model", None) or DEFAULT_MODELS.get(task, DEFAULT_MODEL), task)
     model.train(**args)
-    trainer: Any = model.trainer
+    if not is_first_process():
+        return
+    folder: Path = model.trainer.save_dir
     files = "weights/best.pt, weights/last.pt, results.csv, args.yaml, rfla.yaml, metrics.json"
-    print(f"\nWrote to {trainer.save_dir}: {files}")
+    print(f"\nWrote to {folder}: {files}")
     if demo:
-        ap50 = trainer.validator.evaluation["AP50"] or 0.0
+        ap50 = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["AP50"] or 0.0
         if ap50 < DEMO_AP50:
             fail(f"the demo reached AP50 {ap50:.3f}, below the {DEMO_AP50} that shows that training works")
         print(f"AP50 {ap50:.3f} on the demo set (at least {DEMO_AP50} expected). Next: --data your.yaml")

@@ -1,5 +1,6 @@
 """Receptive fields, loss, trainer, validator and export: the only folder that knows Ultralytics' internals."""
 
+from .distributed import is_first_process
 from .export import compare_onnx, export_model
 from .loss import RFLAAssigner, RFLADetectionLoss, rf_sizes
 from .model import RFLAYOLO
@@ -21,6 +22,7 @@ __all__ = [
     "RFLAValidator",
     "compare_onnx",
     "export_model",
+    "is_first_process",
     "receptive_fields",
     "rf_sizes",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..assign.resolve import box_area
 from ..datasets.writer import SIZES
+from .distributed import sum_over_ranks
 
 
 def count_positives(gt_bboxes: Tensor, mask_gt: Tensor, fg_mask: Tensor, target_gt_idx: Tensor) -> Tensor:
@@ -38,41 +39,38 @@ def count_positives(gt_bboxes: Tensor, mask_gt: Tensor, fg_mask: Tensor, target_
 class PositiveCounter:
     """Adds up `count_positives` over the calls of assigners, Ultralytics' or ours, that it is hooked to.
 
-    The sums stay on the device until they are read, once an epoch. Under several GPUs each process counts its own
-    share of the images; rank 0 writes its own.
+    The sums stay on the device until they are read, once an epoch, and are then added up over all processes.
 
     Args:
         criterion: A detection loss, of one branch or of two.
     """
 
     def __init__(self, criterion: Any) -> None:
-        self.totals: dict[str, Tensor | None] = {}
+        self.totals: dict[str, Tensor] = {}
         branches = {"": getattr(criterion, "one2many", criterion), "_one2one": getattr(criterion, "one2one", None)}
         for branch, loss in branches.items():
             if loss is not None:
-                self.totals[branch] = None
+                self.totals[branch] = torch.zeros(len(SIZES), 3, device=loss.device)
                 loss.assigner.register_forward_hook(partial(self._add, branch))
 
     def _add(self, branch: str, assigner: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         gt_bboxes, mask_gt = args[4], args[5]
-        counted = count_positives(gt_bboxes, mask_gt, output[3], output[4])
-        total = self.totals[branch]
-        self.totals[branch] = counted if total is None else total + counted
+        self.totals[branch] += count_positives(gt_bboxes, mask_gt, output[3], output[4])
 
     def read(self) -> dict[str, float]:
         """Return positives per object and the share of objects without any, over all and by size, and start again.
 
         Of a one-to-one branch, whose objects get one positive at most, only the share of objects without. A figure is
-        NaN where there was no such object.
+        NaN where there was no such object. Every process of a training must call it.
         """
         figures: dict[str, float] = {}
         for branch, total in self.totals.items():
-            counts = torch.zeros(len(SIZES), 3) if total is None else total.cpu()
+            counts = sum_over_ranks(total).cpu()
             objects, positives, missed = torch.cat([counts.sum(0, keepdim=True), counts]).double().unbind(1)
             if not branch:
                 figures |= dict(zip(_columns("positives"), (positives / objects).tolist()))
             figures |= dict(zip(_columns(f"missed{branch}"), (missed / objects).tolist()))
-            self.totals[branch] = None
+            self.totals[branch] = torch.zeros_like(total)
         return figures
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from copy import copy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ultralytics
@@ -12,11 +11,10 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.models.yolo.obb import OBBTrainer
 from ultralytics.models.yolo.pose import PoseTrainer
 from ultralytics.models.yolo.segment import SegmentationTrainer
-from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
-from ultralytics.utils.files import get_latest_run
 
 from ..config import KEPT, RFLAConfig
+from .checkpoints import KillSafeTrainer
 from .data import build_checked, check_dataset
 from .loss import branch_in_use, build_criterion, has_one_to_one, one_to_many
 from .positives import PositiveCounter
@@ -31,7 +29,7 @@ from .validator import (
 )
 
 
-class RFLATrainer(DetectionTrainer):
+class RFLATrainer(KillSafeTrainer, DetectionTrainer):
     """Train a YOLO detector with RFLA assignment; use as any Ultralytics trainer.
 
     Takes every Ultralytics argument and the settings of `RFLAConfig` in ``overrides``. The settings are kept with the
@@ -78,11 +76,8 @@ class RFLATrainer(DetectionTrainer):
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
         """Restore the settings of the interrupted run along with its arguments."""
-        resume = self.args.resume
-        if resume:
-            check_interrupted(resume if isinstance(resume, (str, Path)) else get_latest_run())
         super().check_resume(overrides)
-        if not resume:
+        if not self.resume:
             return
         arguments = self.args.__dict__  # args.yaml is written from them next, without the settings
         stored = arguments.pop(KEPT, None) or arguments.pop("rfla", None)  # "rfla" was the name in release 0.1
@@ -132,6 +127,7 @@ class RFLATrainer(DetectionTrainer):
         if getattr(model, "criterion", None) is None:
             model.criterion = model.init_criterion()  # what the first step would do
         self._positives = PositiveCounter(model.criterion)
+        self.add_callback("on_train_epoch_end", lambda _: self._count_positives())  # every process comes by there
         if RANK in {-1, 0}:  # results.csv gets its columns from the first epoch, validated or not
             self.metrics |= dict.fromkeys(SIZE_METRICS, 0)
 
@@ -169,9 +165,12 @@ class RFLATrainer(DetectionTrainer):
             criterion.updates = epoch - 1
             criterion.update()
 
+    def _count_positives(self) -> None:
+        self._assigned = self._positives.read()
+
     def save_metrics(self, metrics: dict[str, Any]) -> None:
         """Add the epoch's positives per object to ``results.csv``."""
-        super().save_metrics({**metrics, **self._positives.read()})
+        super().save_metrics({**metrics, **self._assigned})
 
 
 class RFLASegmentationTrainer(RFLATrainer, SegmentationTrainer):
@@ -209,27 +208,6 @@ class RFLAOBBTrainer(RFLATrainer, OBBTrainer):
 TRAINERS: dict[str, type[RFLATrainer]] = {
     trainer.task: trainer for trainer in (RFLATrainer, RFLASegmentationTrainer, RFLAPoseTrainer, RFLAOBBTrainer)
 }
-
-
-def check_interrupted(file: str | Path) -> None:
-    """Raise an error unless a training can be resumed from this file.
-
-    Raises:
-        FileNotFoundError: If there is no such file; Ultralytics would resume its latest run instead.
-        ValueError: If it is no checkpoint, or the training has come to its end.
-    """
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"resume: no such file: {file}" if file else "resume: found no run to resume")
-    try:
-        _, checkpoint = load_checkpoint(file)
-    except Exception as error:
-        raise ValueError(f"resume: {file} is no Ultralytics checkpoint ({type(error).__name__}: {error})") from error
-    epoch, epochs = checkpoint.get("epoch", -1), (checkpoint.get("train_args") or {}).get("epochs", 0)
-    if epoch < 0 or epoch + 1 >= epochs or checkpoint.get("optimizer") is None:
-        raise ValueError(
-            f"resume: the run of {file} has finished, there is nothing to resume; "
-            f"to go on from its weights, train with model={file} and without resume"
-        )
 
 
 def describe_levels(strides: list[float], rf_sizes: list[float]) -> str:

@@ -180,11 +180,6 @@ class TestResume:
             RFLAYOLO("last.pt").train(resume=resume)
         assert sorted(trained.parent.iterdir()) == before
 
-    def test_run_ended_after_its_last_epoch(self, tiny_set, tmp_path):
-        last = self.interrupt(tiny_set, tmp_path, QUICK["epochs"] - 1)
-        with pytest.raises(ValueError, match=r"last\.pt has finished, there is nothing to resume"):
-            RFLAYOLO(last).train(resume=True)
-
     @pytest.mark.parametrize(
         ("resume", "error", "message"),
         [
