@@ -72,8 +72,12 @@ class PositiveCounter:
             if not branch:
                 figures |= dict(zip(_columns("positives"), (positives / objects).tolist()))
             figures |= dict(zip(_columns(f"missed{branch}"), (missed / objects).tolist()))
-            self.totals[branch] = None
+        self.reset()
         return figures
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        self.totals = dict.fromkeys(self.totals)
 
 
 def _columns(figure: str) -> list[str]:
