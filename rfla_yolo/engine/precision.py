@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Detect
+from ultralytics.utils.torch_utils import autocast
 
 
 def in_float32(preds: dict[str, Any]) -> dict[str, Any]:
@@ -44,9 +45,8 @@ def describe_rounding(dtype: torch.dtype, stride: float, imgsz: int) -> str:
         stride: Stride of the level, px.
         imgsz: Side of the image, px.
     """
-    step = torch.finfo(dtype).eps * 2 ** math.floor(
-        math.log2(imgsz / stride)
-    )  # cells between two numbers at the border
+    cells = imgsz / stride  # the step from number to number at the border is eps * 2^floor(log2 cells)
+    step = torch.finfo(dtype).eps * 2 ** math.floor(math.log2(cells))
     name = str(dtype).removeprefix("torch.")
     return (
         f"assigner=tal trains as Ultralytics does, on boxes decoded in {name}: at stride {stride:g} and {imgsz} px "
@@ -62,7 +62,7 @@ class Float32Loss:
 
     def loss(self, preds: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of the predictions of one branch."""
-        with torch.autocast(preds["boxes"].device.type, enabled=False):
+        with autocast(False, device=preds["boxes"].device.type):
             return super().loss(in_float32(preds), batch)  # type: ignore[misc]
 
 
@@ -99,13 +99,10 @@ def _decoder(head: Detect) -> Callable[[dict[str, Any]], Tensor]:
     """Return the decoding of a head in float32, by a double of the head that has anchors of its own."""
     double = copy(head)
     double.shape = None  # no anchors yet; the head's may be in half precision
-    double._modules = {
-        **head._modules,
-        "dfl": deepcopy(head.dfl).float(),
-    }  # weights 0, 1, 2 ..., exact in any precision
+    double._modules = {**head._modules, "dfl": deepcopy(head.dfl).float()}  # its weights are 0, 1, 2 and so on
 
     def decode(preds: dict[str, Any]) -> Tensor:
-        with torch.autocast(preds["boxes"].device.type, enabled=False):
+        with autocast(False, device=preds["boxes"].device.type):
             return type(head)._inference(double, in_float32(preds))
 
     return decode
