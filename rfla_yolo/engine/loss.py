@@ -22,6 +22,7 @@ from ultralytics.utils.tal import SegTaskAlignedAssigner, TaskAlignedAssigner
 from ..assign import TARGETS, Selection, rfla_assign, rfla_match, rfla_select
 from ..config import RFLAConfig
 from .effective_field import effective_receptive_fields
+from .precision import Float32Loss, mixed
 from .receptive_field import detection_model, receptive_fields
 
 
@@ -196,8 +197,8 @@ class RFLAMatcher(RFLAAssigner):
         return [stage._replace(taken=stage.taken & (stage.anchor == lowest))]
 
 
-class RFLALoss:
-    """Any of Ultralytics' losses with RFLA in place of its assigner; everything else is Ultralytics'.
+class RFLALoss(Float32Loss):
+    """Any of Ultralytics' losses with RFLA in place of its assigner, in float32; everything else is Ultralytics'.
 
     To be named before one of them as a base.
 
@@ -226,7 +227,7 @@ class RFLALoss:
     def loss(self, preds: dict[str, Any], batch: dict[str, Any]) -> Any:
         """Compute the loss of one branch; the assigner is told the grid shapes, which no call of it names."""
         self.assigner.grid_shapes = [tuple(feature.shape[2:]) for feature in preds["feats"]]
-        return super().loss(preds, batch)  # type: ignore[misc]
+        return super().loss(preds, batch)
 
 
 class RFLADetectionLoss(RFLALoss, v8DetectionLoss):
@@ -288,7 +289,7 @@ def build_criterion(model: Any, config: RFLAConfig) -> Any:
 
     def branch(model: nn.Module, tal_topk: int = 10, tal_topk2: int | None = None) -> v8DetectionLoss:
         if tal_topk2 is not None and config.one2one == "tal":
-            return stock(model, tal_topk, tal_topk2)
+            return mixed(Float32Loss, stock)(model, tal_topk, tal_topk2)
         return ours(model, config, tal_topk, tal_topk2)
 
     return E2ELoss(model, branch)

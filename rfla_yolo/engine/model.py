@@ -13,6 +13,7 @@ from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
 
 from .loss import branch_in_use, has_one_to_one
+from .precision import Float32Predictor, mixed
 from .trainer import TRAINERS
 from .validator import MAX_DET
 
@@ -20,7 +21,7 @@ TASKS = ", ".join(map(repr, TRAINERS))
 
 
 class RFLAYOLO(YOLO):
-    """A YOLO whose ``train`` and ``val`` use `RFLATrainer` and `RFLAValidator` of its task; all else is Ultralytics'.
+    """A YOLO whose ``train``, ``val`` and ``predict`` use this package's classes; all else is Ultralytics'.
 
     The tasks are "detect", "segment", "pose" and "obb", oriented boxes.
 
@@ -64,9 +65,13 @@ class RFLAYOLO(YOLO):
 
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:
-        """Map the tasks to this package's trainers and validators."""
-        stock, ours = super().task_map, TRAINERS.items()
-        return stock | {name: {**stock[name], "trainer": t, "validator": t.validator_class} for name, t in ours}
+        """Map the tasks to this package's trainers, validators and predictors."""
+        found = dict(super().task_map)
+        for name, trainer in TRAINERS.items():
+            predictor = mixed(Float32Predictor, found[name]["predictor"])
+            ours = {"trainer": trainer, "validator": trainer.validator_class, "predictor": predictor}
+            found[name] = {**found[name], **ours}
+        return found
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
         """Train; named explicitly, the trainer is also used where Ultralytics would start its own command.

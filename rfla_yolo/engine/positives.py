@@ -70,8 +70,12 @@ class PositiveCounter:
             if not branch:
                 figures |= dict(zip(_columns("positives"), (positives / objects).tolist()))
             figures |= dict(zip(_columns(f"missed{branch}"), (missed / objects).tolist()))
-            self.totals[branch] = torch.zeros_like(total)
+        self.reset()
         return figures
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        self.totals = {branch: torch.zeros_like(total) for branch, total in self.totals.items()}
 
 
 def _columns(figure: str) -> list[str]:

@@ -6,6 +6,7 @@ from copy import copy
 from functools import partial
 from typing import Any
 
+import torch
 import ultralytics
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.models.yolo.obb import OBBTrainer
@@ -17,7 +18,9 @@ from ..config import KEPT, RFLAConfig
 from .checkpoints import KillSafeTrainer
 from .data import build_checked, check_dataset
 from .loss import branch_in_use, build_criterion, has_one_to_one, one_to_many
+from .options import check_options
 from .positives import PositiveCounter
+from .precision import describe_rounding
 from .receptive_field import detection_model
 from .validator import (
     MAX_DET,
@@ -72,6 +75,7 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         if not overrides.get("resume") and overrides.get("data"):
             overrides["data"] = check_dataset(overrides["data"], "train", overrides.get("split", "val"))
         super().__init__(cfg, overrides, _callbacks)
+        check_options(self.args, self.device)
         setattr(self.args, KEPT, self.rfla.to_dict())  # for the workers of several GPUs, which get these arguments
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
@@ -113,6 +117,9 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
             model.criterion = build_criterion(model, self.rfla)
             assigner = one_to_many(model.criterion).assigner
             comment += "\nreceptive fields in use: " + describe_levels(assigner.strides, assigner.rf_sizes)
+        elif self.amp and RANK in {-1, 0}:
+            dtype = torch.bfloat16 if self.args.amp == "bf16" else torch.float16
+            LOGGER.warning(describe_rounding(dtype, float(model.stride.min()), self.args.imgsz))
         if RANK in {-1, 0}:
             LOGGER.info(f"{colorstr('rfla:')} " + ", ".join(f"{k}={v}" for k, v in self.rfla.to_dict().items()))
             LOGGER.info(f"{colorstr('rfla:')} {comment.splitlines()[-1]}")
@@ -127,6 +134,7 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         if getattr(model, "criterion", None) is None:
             model.criterion = model.init_criterion()  # what the first step would do
         self._positives = PositiveCounter(model.criterion)
+        self.add_callback("on_train_epoch_start", lambda _: self._positives.reset())  # an epoch may be begun again
         self.add_callback("on_train_epoch_end", lambda _: self._count_positives())  # every process comes by there
         if RANK in {-1, 0}:  # results.csv gets its columns from the first epoch, validated or not
             self.metrics |= dict.fromkeys(SIZE_METRICS, 0)
@@ -169,8 +177,11 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         self._assigned = self._positives.read()
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
-        """Add the epoch's positives per object to ``results.csv``."""
-        super().save_metrics({**metrics, **self._assigned})
+        """Add the epoch's positives per object to ``results.csv``, and to the metrics that loggers read next."""
+        # without validation the last epoch's are still there; the columns keep their order
+        others = {name: value for name, value in metrics.items() if name not in self._assigned}
+        super().save_metrics({**others, **self._assigned})
+        self.metrics |= self._assigned
 
 
 class RFLASegmentationTrainer(RFLATrainer, SegmentationTrainer):

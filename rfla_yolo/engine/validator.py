@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from ..evaluation.boxes import Detections, Objects
 from ..evaluation.coco import evaluate_inputs
 from ..evaluation.inputs import Inputs, load_inputs, read_json, uniquely_named
 from .data import build_checked, check_dataset, find_annotations
+from .precision import float32_boxes
 
 MAX_DET = 3000  # detections an image; Ultralytics' 300 cuts dense images, RFLA's configs keep 3000
 MAX_NMS = 30000  # boxes an image that enter non-maximum suppression, Ultralytics' value
@@ -43,7 +45,8 @@ class RFLAValidator(DetectionValidator):
     """Validate a detector by Ultralytics' metrics and by the AI-TOD definition.
 
     After a validation outside of training the run folder holds ``metrics.json`` and ``predictions.json`` (COCO), and
-    ``annotations.json`` where the ground truth was made from the labels. Non-maximum suppression has no time limit.
+    ``annotations.json`` where the ground truth was made from the labels. Non-maximum suppression has no time limit. A
+    network in half precision has its boxes decoded in float32.
 
     Named after the validator of another task as a base, it makes that one's; oriented boxes are evaluated as such.
 
@@ -65,9 +68,16 @@ class RFLAValidator(DetectionValidator):
             self.rfla, _ = RFLAConfig.take_from(args)
             args["data"] = check_dataset(args.get("data"), args.get("split") or "val")
         super().__init__(dataloader, save_dir, args, _callbacks)
+        self._precision = self.args.quantize  # what is asked for; every validation notes its own in its arguments
         self.args.save_json = False  # the predictions are kept and written here, see get_stats
         self._truth: _Truth | None = None
         self._warned_of_fitness = False
+
+    def __call__(self, trainer: Any = None, model: Any = None, **kwargs: Any) -> Any:
+        """Validate; after a training in the precision that is asked for, as any later validation of the checkpoint."""
+        self.args.quantize = self._precision
+        with ExitStack() as self._decoding:
+            return super().__call__(trainer, model, **kwargs)
 
     def build_dataset(self, img_path: str, mode: str = "val", batch: int | None = None) -> Any:
         """Build the dataset and check that all of its labels can be used."""
@@ -239,6 +249,8 @@ class RFLAValidator(DetectionValidator):
         """Set up Ultralytics' metrics, and read the ground truth unless training has done so."""
         super().init_metrics(model)
         self.args.save_json = False  # Ultralytics switches it on for COCO by name
+        if self.args.quantize == 16:
+            self._decoding.enter_context(float32_boxes(model))
         if not self.training:
             self.load_annotations(self.data)
 

@@ -83,7 +83,7 @@ class TestBranches:
         model = model_of(SHIPPED / "26" / "yolo26-p2.yaml")
         for setting, expected in (("tal", v8DetectionLoss), ("rfla", RFLADetectionLoss)):
             criterion = build_criterion(model, RFLAConfig(one2one=setting))
-            assert type(criterion.one2one) is expected and type(criterion.one2many) is RFLADetectionLoss
+            assert isinstance(criterion.one2one, expected) and type(criterion.one2many) is RFLADetectionLoss
             assert isinstance(criterion.one2one.assigner, RFLAMatcher) == (setting == "rfla")
             assert not isinstance(one_to_many(criterion).assigner, RFLAMatcher)
 
