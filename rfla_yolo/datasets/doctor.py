@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..report import Page
+from ..scenes.images import TRAINED_PIXELS, explain_image, image_size, open_image
 from .checks import parse_labels
-from .images import TRAINED_PIXELS, explain_image, image_size, open_image
 from .writer import SIZES, count_sizes, progress
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from ..evaluation.inputs import load_inputs
 from ..scenes import Detections, Window, merge
+from ..scenes.images import check_depth, image_size, read_image
 from .checks import read_labels
 from .coco import by_image, check_size, coco_boxes, read_coco
-from .images import check_depth, image_size, read_image
 from .truth import match_categories, match_images
 from .writer import (
     REPORT,

@@ -15,7 +15,7 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 from ultralytics.utils.files import get_latest_run
 
 from ..config import KEPT, RFLAConfig
-from .data import build_checked, check_dataset
+from .data import build_checked, check_dataset, measure_objects
 from .loss import build_criterion, has_one_to_one, one_to_many
 from .positives import PositiveCounter
 from .receptive_field import detection_model
@@ -93,7 +93,8 @@ class RFLATrainer(DetectionTrainer):
         """Set the criterion, here because the class weights are known and the EMA copy is not made yet."""
         super().set_class_weights()
         model = detection_model(self.model)
-        model.rfla = self.rfla.to_dict()  # survives in a finished checkpoint
+        model.rfla = self.rfla.to_dict()  # survives in a finished checkpoint, as the next does
+        model.objects = measure_objects(self.train_loader.dataset.labels, self.args.imgsz)
         comment = f"rfla-yolo on ultralytics {ultralytics.__version__}"
         if self.rfla.assigner == "rfla":
             check_head(model)

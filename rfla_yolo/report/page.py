@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,3 +85,16 @@ class Page:
         page = f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n'
         path.write_text(f"{page}<body><h1>{title}</h1>\n{body}\n</body></html>\n", encoding="utf-8")
         return path
+
+
+def subplots(rows: int, columns: int = 1, height: float = 4.2, **options: Any) -> tuple[Figure, list[Any]]:
+    """Return a figure of its own, outside of pyplot's state, and its axes from top to bottom."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, height), layout="constrained")
+    ratios = {"height_ratios": options.pop("height_ratios")} if "height_ratios" in options else {}
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=ratios, **options).flatten()
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    return figure, list(axes)

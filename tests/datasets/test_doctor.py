@@ -15,7 +15,7 @@ from rfla_yolo.datasets import check_data, explain_label_file
 from rfla_yolo.datasets.doctor import _scan
 from rfla_yolo.engine.data import list_images
 
-from .test_images import grey_png
+from ..scenes.test_images import grey_png
 
 
 def scene(seed, size=(120, 160)):

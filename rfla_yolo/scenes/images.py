@@ -74,6 +74,13 @@ def image_size(path: Path) -> tuple[int, int]:
     return width, height
 
 
+def is_turned(path: Path) -> bool:
+    """Return whether the orientation of an image says that it is shown turned or mirrored."""
+    with suppress(OSError, ValueError), open_image(path) as image:
+        return _orientation(image) != 1
+    return False
+
+
 def check_depth(path: Path) -> None:
     """Check by its header that an image holds 8 bits a value.
 
