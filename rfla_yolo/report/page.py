@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 STYLE = """
 :root { color-scheme: light dark }
@@ -73,6 +75,16 @@ class Page:
     def figure(self, name: str, figure: Figure, caption: str) -> None:
         """Save a matplotlib figure as ``name.png`` and show it, with the caption as its description too."""
         figure.savefig(self.folder / f"{name}.png", dpi=120)
+        self._show(name, caption)
+
+    def picture(self, name: str, pixels: NDArray[np.uint8], caption: str) -> None:
+        """Save a picture, RGB (H, W, 3), as ``name.png`` and show it pixel by pixel."""
+        from matplotlib.image import imsave
+
+        imsave(self.folder / f"{name}.png", pixels)
+        self._show(name, caption)
+
+    def _show(self, name: str, caption: str) -> None:
         text = escape(caption, quote=True)
         self._parts.append(f'<figure><img src="{name}.png" alt="{text}"><figcaption>{text}</figcaption></figure>')
 

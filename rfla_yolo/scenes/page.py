@@ -8,13 +8,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ..report import Page, subplots
 from .detections import Detections
 from .outputs import Output
-from .source import DamagedBlockError, Source
+from .source import DamagedBlockError, Pixels, Source
 from .windows import Window
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ SIZES = {"below 8 px": 8.0, "8-16 px": 16.0, "16-32 px": 32.0, "above 32 px": np
 BORDERS = np.array([0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, np.inf])  # px
 OVERVIEWS, OVERVIEW = 4, 1200  # scenes shown, px of their longer side
 CROPS, CROP = 6, 192  # crops shown, px of their side
+DOT = (255, 48, 48)  # RGB of an object on an overview
 LINES = 20  # of the counts, tiles that were damaged or full
 COLORS = ("#ff3030", "#30c0ff", "#ffd030", "#40e040", "#ff60ff", "#ff9030", "#8080ff", "#40e0d0")  # by class, in turn
 
@@ -105,7 +107,7 @@ def write_page(
             grids, cells = _locate(spool, opened)
             for number, (i, source) in enumerate(opened.items()):
                 caption = f"{spool.scenes[i]}: {by_scene[i]} objects"
-                page.figure(f"overview-{number + 1}", _overview(source, grids[i]), caption)
+                page.picture(f"overview-{number + 1}", _overview(source, grids[i]), caption)
             page.heading("Densest")
             figure = _crops(spool, opened, cells)
             classes = ", ".join(f"{names[k]} {COLORS[k % len(COLORS)]}" for k in list(names)[: len(COLORS)])
@@ -165,16 +167,12 @@ def _histograms(sizes: NDArray[np.int64], scores: NDArray[np.int64]) -> Figure:
     return figure
 
 
-def _overview(source: Source, grid: NDArray[np.int64]) -> Figure:
-    """The scene shrunk, a dot for each of its pixels that holds an object's centre."""
-    figure, (axis,) = subplots(1, height=min(max(8 * source.height / source.width, 2.0), 12.0))
-    axis.imshow(source.overview(OVERVIEW), extent=(0, source.width, source.height, 0), interpolation="nearest")
-    row, column = np.nonzero(grid)
-    x, y = (column + 0.5) * source.width / grid.shape[1], (row + 0.5) * source.height / grid.shape[0]
-    axis.scatter(x, y, s=6, facecolors="none", edgecolors=COLORS[0], linewidths=0.6)
-    axis.set(xlim=(0, source.width), ylim=(source.height, 0))
-    axis.grid(False)
-    return figure
+def _overview(source: Source, grid: NDArray[np.int64]) -> Pixels:
+    """Return the scene shrunk, a cross on each of its pixels that holds an object's centre."""
+    pixels = source.overview(OVERVIEW)
+    crosses = cv2.dilate((grid > 0).astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
+    pixels[crosses > 0] = DOT
+    return pixels
 
 
 def _crops(spool: Spool, opened: Mapping[int, Source], cells: list[tuple[int, int, int]]) -> Figure:

@@ -22,7 +22,7 @@ Pixels = NDArray[np.uint8]
 
 PICTURE_SUFFIXES = tuple(s for s in IMAGE_SUFFIXES if s not in (".tif", ".tiff", ".jp2"))  # these may be georeferenced
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
-CACHE = 64 << 20  # bytes of decoded blocks that GDAL keeps; more where a row of tiles needs it
+CACHE = 64 << 20  # bytes of decoded blocks that GDAL keeps; more where the strips of a row of tiles need it
 SAMPLES, SAMPLE = 16, 128  # percentiles are those of 16 x 16 windows of 128 px
 
 
@@ -163,11 +163,10 @@ class Raster(Source):
         return self._rgb(values, valid)
 
     def prepare(self, rows: int) -> None:
-        """Let GDAL keep the blocks of a row of tiles, so that striped files are decoded once."""
+        """Let GDAL keep the strips of a row of tiles, so that they are decoded once; blocks are few for each tile."""
         high, wide = self._file.block_shapes[0]
-        blocks = -(-rows // high) + 1
-        needed = blocks * high * (-(-self.width // wide) * wide) * self._type.itemsize * self._file.count
-        _import("rasterio._env").set_gdal_config("GDAL_CACHEMAX", max(CACHE, needed + (needed >> 3)))
+        strips = (-(-rows // high) + 1) * high * self.width * self._type.itemsize * self._file.count
+        _import("rasterio._env").set_gdal_config("GDAL_CACHEMAX", max(CACHE, strips if wide >= self.width else 0))
 
     def close(self) -> None:
         """Close the file."""
