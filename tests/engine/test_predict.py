@@ -11,6 +11,7 @@ import pytest
 import torch
 from ultralytics.utils import LOGGER
 
+from benchmarks.predict import untrained
 from rfla_yolo import RFLAYOLO, predict_scene, predict_scene_rows
 from rfla_yolo.engine.data import measure_objects
 from rfla_yolo.engine.predict import TileDetector, predict_files
@@ -24,17 +25,7 @@ SIZE = 96
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model that finds many things, in the folder of a run."""
-    torch.manual_seed(0)
-    model = RFLAYOLO("yolov8n-p2.yaml")
-    network = model.model
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0  # one batch sets the statistics
-    with torch.no_grad():
-        network.train()(torch.from_numpy(np.stack(tiles())).permute(0, 3, 1, 2) / 255)
-    for layer in network.eval().model[-1].cv3:
-        torch.nn.init.normal_(layer[-1].weight, std=0.05)
-        torch.nn.init.constant_(layer[-1].bias, -2.0)
+    network = untrained(images=np.stack(tiles()))
     network.names = {0: "car", 1: "ship", **{i: f"class {i}" for i in range(2, 80)}}
     network.objects = {"side_max": 30.0, "side_p999": 20.0, "scale": 1.0}
     path = tmp_path_factory.mktemp("run") / "weights" / "best.pt"
