@@ -31,7 +31,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 TILE, OVERLAP, BATCH = 640, 64, 4
 OBJECTS = 40  # on a tile, of the stand-in
 MODEL = "yolov8n-p2.yaml"
-CONF = 0.5
+CONF = 0.98  # some dozens of boxes a tile from the untrained network
 TARGETS = {"memory": 1.10, "share": 0.05}
 
 
@@ -59,12 +59,13 @@ def stand_in(tiles: list[np.ndarray]) -> list[Detections]:
     return found
 
 
-def untrained(path: Path | None = None, images: np.ndarray | None = None) -> Any:
+def untrained(path: Path | None = None, images: np.ndarray | None = None, share: float = 0.001) -> Any:
     """Return a yolov8n-p2 that was not trained but whose scores differ from place to place, and save it.
 
     Args:
         path: File for the checkpoint.
-        images: RGB (B, H, W, 3) whose statistics the normalisation takes; noise by default.
+        images: RGB (B, H, W, 3) of uint8 that it is made for; noise by default.
+        share: Share of the anchors in them whose score is above 0.5.
     """
     import torch
 
@@ -75,12 +76,17 @@ def untrained(path: Path | None = None, images: np.ndarray | None = None) -> Any
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0  # one batch sets the statistics
-    noise = np.random.default_rng(0).integers(256, size=(2, 256, 256, 3))
-    with torch.no_grad():
-        network.train()(torch.from_numpy(noise if images is None else images).permute(0, 3, 1, 2) / 255)
-    for layer in network.eval().model[-1].cv3:
+    if images is None:
+        images = np.random.default_rng(0).integers(256, size=(2, 320, 320, 3), dtype=np.uint8)
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    for layer in network.model[-1].cv3:
         torch.nn.init.normal_(layer[-1].weight, std=0.05)
-        torch.nn.init.constant_(layer[-1].bias, -2.0)
+        torch.nn.init.zeros_(layer[-1].bias)
+    with torch.no_grad():
+        network.train()(batch)
+        scores = network.eval()(batch)[1]["scores"].amax(1)
+        for layer in network.model[-1].cv3:
+            layer[-1].bias -= torch.quantile(scores, 1 - share)
     if path:
         torch.save({"model": network, "train_args": {"imgsz": TILE, "task": "detect"}, "epoch": -1}, path)
     return network

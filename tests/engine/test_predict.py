@@ -15,7 +15,7 @@ from benchmarks.predict import untrained
 from rfla_yolo import RFLAYOLO, predict_scene, predict_scene_rows
 from rfla_yolo.engine.data import measure_objects
 from rfla_yolo.engine.predict import TileDetector, predict_files
-from rfla_yolo.scenes.detections import concatenate
+from rfla_yolo.scenes.detections import Detections, concatenate
 
 from ..scenes.conftest import rectangles
 
@@ -25,7 +25,7 @@ SIZE = 96
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model that finds many things, in the folder of a run."""
-    network = untrained(images=np.stack(tiles()))
+    network = untrained(images=np.stack(tiles()), share=0.1)
     network.names = {0: "car", 1: "ship", **{i: f"class {i}" for i in range(2, 80)}}
     network.objects = {"side_max": 30.0, "side_p999": 20.0, "scale": 1.0}
     path = tmp_path_factory.mktemp("run") / "weights" / "best.pt"
@@ -45,16 +45,20 @@ def tiles(number: int = 3, size: int = SIZE) -> list[np.ndarray]:
     return [rectangles(size, size, 10, seed)[0] for seed in range(number)]
 
 
+def same(found: Detections, expected: np.ndarray) -> None:
+    """Check that detections are these rows of xyxy, score, class, in any order: equal scores have none."""
+    rows = np.concatenate([found.bbox.clip(0, SIZE), found.score[:, None], found.label[:, None]], 1)
+    apart = np.abs(rows[:, None] - expected[None]).max(2)
+    assert len(rows) == len(expected) > 20
+    assert (apart.min(0) < 5e-3).all() and (apart.min(1) < 5e-3).all()
+
+
 def test_tiles_give_what_ultralytics_predicts(weights):
     detector = TileDetector(weights, conf=0.3)
     model = RFLAYOLO(weights)
     for tile, found in zip(tiles(), detector(tiles())):
         expected = model.predict(tile[..., ::-1], imgsz=SIZE, conf=0.3, verbose=False)[0].boxes
-        assert len(found) == len(expected) > 20
-        inside = found.bbox.clip(0, SIZE)
-        np.testing.assert_allclose(inside, expected.xyxy, atol=2e-3)
-        np.testing.assert_allclose(found.score, expected.conf, atol=1e-5)
-        np.testing.assert_array_equal(found.label, expected.cls)
+        same(found, expected.data.numpy())
 
 
 def test_tiles_of_other_sizes_are_padded_not_resized(weights):
@@ -72,8 +76,7 @@ def test_an_exported_file_finds_the_same(weights):
     file = RFLAYOLO(weights).export(format="onnx", imgsz=SIZE, simplify=False)
     one, other = TileDetector(weights, conf=0.3)(tiles()), TileDetector(file, conf=0.3)(tiles())
     for a, b in zip(one, other):
-        assert len(a) == len(b) > 20
-        np.testing.assert_allclose(a.bbox, b.bbox, atol=1e-2)
+        same(a, np.concatenate([b.bbox.clip(0, SIZE), b.score[:, None], b.label[:, None]], 1))
     assert TileDetector(file).imgsz == SIZE
     with pytest.raises(ValueError, match=r"tile must be at most 96, not 128: the exported file takes 96 x 96 px"):
         predict_scene(file, tiles()[0], tile=128)
