@@ -28,8 +28,17 @@ BORDERS = np.array([0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, np.i
 OVERVIEWS, OVERVIEW = 4, 1200  # scenes shown, px of their longer side
 CROPS, CROP = 6, 192  # crops shown, px of their side
 DOT = (255, 48, 48)  # RGB of an object on an overview
-LINES = 20  # of the counts, tiles that were damaged or full
-COLORS = ("#ff3030", "#30c0ff", "#ffd030", "#40e040", "#ff60ff", "#ff9030", "#8080ff", "#40e0d0")  # by class, in turn
+LINES = 20  # scenes named, and lines of the counts: tiles that were damaged or full
+COLORS = {  # of boxes by class, in turn
+    "red": "#ff3030",
+    "blue": "#30c0ff",
+    "yellow": "#ffd030",
+    "green": "#40e040",
+    "pink": "#ff60ff",
+    "orange": "#ff9030",
+    "violet": "#8080ff",
+    "turquoise": "#40e0d0",
+}
 
 
 class Spool(Output):
@@ -87,7 +96,8 @@ def write_page(
         Path of the page.
     """
     page = Page(folder, "Detections")
-    page.text(f"{len(files)} scenes: {', '.join(list(files)[:9])}{', ...' if len(files) > 9 else ''}.")
+    listed = [*list(files)[:LINES], *([f"... ({len(files)} scenes)"] if len(files) > LINES else [])]
+    page.text(", ".join(listed))
     for line in text.splitlines()[:LINES]:
         page.text(line)
     counts, scores, by_scene = _count(spool, len(names))
@@ -110,8 +120,8 @@ def write_page(
                 page.picture(f"overview-{number + 1}", _overview(source, grids[i]), caption)
             page.heading("Densest")
             figure = _crops(spool, opened, cells)
-            classes = ", ".join(f"{names[k]} {COLORS[k % len(COLORS)]}" for k in list(names)[: len(COLORS)])
-            page.figure("densest", figure, f"{CROP} x {CROP} px with the most objects; colours by class: {classes}")
+            classes = ", ".join(f"{names[k]} {color}" for k, color in zip(names, COLORS))
+            page.figure("densest", figure, f"{CROP} x {CROP} px with the most objects, by class: {classes}")
         finally:
             for source in opened.values():
                 source.close()
@@ -183,7 +193,7 @@ def _crops(spool: Spool, opened: Mapping[int, Source], cells: list[tuple[int, in
             inside = (rows["scene"] == scene) & (rows["bbox"][:, 2:] > (left, top)).all(1)
             inside &= (rows["bbox"][:, :2] < (left + CROP, top + CROP)).all(1)
             found[scene, left, top] += [(int(row["label"]), row["bbox"].copy()) for row in rows[inside]]
-    lines = (len(cells) + 1) // 2
+    lines, colors = (len(cells) + 1) // 2, list(COLORS.values())
     figure, axes = subplots(lines, 2, height=4.2 * lines)
     for axis in axes:
         axis.set_axis_off()
@@ -196,7 +206,7 @@ def _crops(spool: Spool, opened: Mapping[int, Source], cells: list[tuple[int, in
                 edges = (left, left + window.width, top + window.height, top)
                 axis.imshow(picture, extent=edges, interpolation="nearest")
         for label, (x1, y1, x2, y2) in found[scene, left, top]:
-            color = COLORS[label % len(COLORS)]
+            color = colors[label % len(colors)]
             axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=color, lw=1.0)
         axis.set(xlim=(left, left + CROP), ylim=(top + CROP, top))
         axis.set_title(f"{spool.scenes[scene]}: {len(found[scene, left, top])} objects at {left}, {top}", fontsize=8)

@@ -262,6 +262,8 @@ def _measure(paths: Sequence[Path], tiling: Tiling) -> tuple[Tally, bool]:
                 every = tile_rows(source.width, source.height, tiling.tile, tiling.overlap)
                 tally.outside += sum(map(len, every)) - number
             mapped |= source.place is not None
+    if not tally.total:
+        raise ValueError(f"aoi: {tiling.aoi} touches no scene")
     return tally, mapped
 
 

@@ -93,6 +93,18 @@ def test_tiles_without_a_valid_pixel_and_outside_of_the_area_are_not_detected(wr
     np.testing.assert_array_equal(found_boxes(tmp_path / "in"), expected)
 
 
+def test_a_scene_without_objects_and_an_area_beside_it(write_tiff, tmp_path):
+    path = write_tiff(np.ones((100, 100, 3), dtype=np.uint8), **UTM)
+    tally = run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
+    assert tally.text() == "0 objects on 1 tiles"
+    assert {"detections.gpkg", "detections.geojson", "index.html"} <= set(files(tmp_path / "out"))
+    ring = [[0, 0], [1, 0], [1, 1], [0, 0]]
+    (tmp_path / "aoi.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    tiling = Tiling(tile=128, overlap=32, aoi=tmp_path / "aoi.geojson")
+    with pytest.raises(ValueError, match=r"aoi: .*aoi.geojson touches no scene"):
+        run_scenes([path], detector, tmp_path / "in", tiling, NAMES, MADE_OF)
+
+
 def test_a_damaged_block_is_named_or_its_tiles_left_out(write_tiff, tmp_path):
     picture, boxes = rectangles(500, 500)
     path = write_tiff(picture, **TILED)
