@@ -187,14 +187,16 @@ def _overview(source: Source, grid: NDArray[np.int64]) -> Pixels:
 
 def _crops(spool: Spool, opened: Mapping[int, Source], cells: list[tuple[int, int, int]]) -> Figure:
     """The cells with their boxes, magnified."""
+    from matplotlib.collections import LineCollection
+
     found: dict[tuple[int, int, int], list[tuple[int, NDArray[np.float64]]]] = {cell: [] for cell in cells}
     for rows in spool.chunks():
         for scene, left, top in cells:
             inside = (rows["scene"] == scene) & (rows["bbox"][:, 2:] > (left, top)).all(1)
             inside &= (rows["bbox"][:, :2] < (left + CROP, top + CROP)).all(1)
             found[scene, left, top] += [(int(row["label"]), row["bbox"].copy()) for row in rows[inside]]
-    lines, colors = (len(cells) + 1) // 2, list(COLORS.values())
-    figure, axes = subplots(lines, 2, height=4.2 * lines)
+    height, colors = (len(cells) + 1) // 2, list(COLORS.values())
+    figure, axes = subplots(height, 2, height=4.2 * height)
     for axis in axes:
         axis.set_axis_off()
     for axis, (scene, left, top) in zip(axes, cells):
@@ -205,9 +207,11 @@ def _crops(spool: Spool, opened: Mapping[int, Source], cells: list[tuple[int, in
             if picture is not None:
                 edges = (left, left + window.width, top + window.height, top)
                 axis.imshow(picture, extent=edges, interpolation="nearest")
-        for label, (x1, y1, x2, y2) in found[scene, left, top]:
-            color = colors[label % len(colors)]
-            axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=color, lw=1.0)
+        corners = [bbox[[0, 1, 2, 1, 2, 3, 0, 3, 0, 1]].reshape(5, 2) for _, bbox in found[scene, left, top]]
+        lines = LineCollection(
+            corners, colors=[colors[label % len(colors)] for label, _ in found[scene, left, top]], lw=1
+        )
+        axis.add_collection(lines, autolim=False)
         axis.set(xlim=(left, left + CROP), ylim=(top + CROP, top))
         axis.set_title(f"{spool.scenes[scene]}: {len(found[scene, left, top])} objects at {left}, {top}", fontsize=8)
     return figure
