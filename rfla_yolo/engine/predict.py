@@ -84,8 +84,7 @@ class TileDetector:
             network, select_device(device, verbose=False), fp16=half, verbose=False, end2end=self._one_to_one
         )
         self._backend.eval()
-        if (task := self._backend.task or "detect") != "detect":
-            raise ValueError(f"model: {model} is for {task!r}; scenes are predicted by detectors (task 'detect')")
+        _check_task(model, self._backend.task or "detect")
         if self._backend.channels != 3:
             raise ValueError(f"model: {model} takes {self._backend.channels} channels; scenes are read as 3")
         if half and not self._backend.fp16:
@@ -322,14 +321,20 @@ def _prepare(model: str | Path | YOLO, options: Mapping[str, Any]) -> tuple[Tile
 
 def _load(model: str | Path | YOLO) -> nn.Module | str:
     """Return the network of a model, or the path of an exported file."""
-    if isinstance(model, YOLO):
-        return deepcopy(model.model) if isinstance(model.model, nn.Module) else str(model.model)
-    if Path(model).suffix in (".pt", ".yaml", ".yml"):
-        network: nn.Module = RFLAYOLO(model).model
-        return network
+    if isinstance(model, YOLO) or Path(model).suffix in (".pt", ".yaml", ".yml"):
+        yolo: Any = model if isinstance(model, YOLO) else RFLAYOLO(model)
+        _check_task(model, yolo.task)
+        if not isinstance(yolo.model, nn.Module):
+            return str(yolo.model)
+        return deepcopy(yolo.model) if isinstance(model, YOLO) else yolo.model
     if not Path(model).exists():
         raise FileNotFoundError(f"model: no such file: {model}")
     return str(model)
+
+
+def _check_task(model: Any, task: str) -> None:
+    if task != "detect":
+        raise ValueError(f"model: {model} is for {task!r}; scenes are predicted by detectors (task 'detect')")
 
 
 def _thresholds(conf: float | str | Path, model: Any, names: Mapping[int, str]) -> np.ndarray:

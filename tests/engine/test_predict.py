@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from ultralytics import YOLO
 from ultralytics.utils import LOGGER
 
 from benchmarks.predict import untrained
@@ -132,6 +133,11 @@ def test_options_out_of_range(options, message, weights):
         predict_scene(weights, tiles()[0], **options)
     with pytest.raises(FileNotFoundError, match="no such file: nowhere"):
         predict_scene("nowhere.onnx", tiles()[0])
+
+
+def test_other_tasks_are_refused():
+    with pytest.raises(ValueError, match="is for 'obb'; scenes are predicted by detectors"):
+        TileDetector(YOLO("yolov8n-obb.yaml"))
 
 
 def test_tile_and_overlap_follow_the_checkpoint(weights, warnings):
