@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .assign import DISTANCES, rfla_assign
     from .config import RFLAConfig
     from .engine import RFLAYOLO, RFLADetectionLoss, RFLATrainer, RFLAValidator, receptive_fields
+    from .engine.predict import predict_scene, predict_scene_rows
     from .evaluation import compare, evaluate
 
 _HOME = {  # loaded on first use: the assignment needs torch alone, the evaluation not even that
@@ -24,6 +25,8 @@ _HOME = {  # loaded on first use: the assignment needs torch alone, the evaluati
     "RFLAValidator": "engine",
     "RFLAYOLO": "engine",
     "receptive_fields": "engine",
+    "predict_scene": "engine.predict",
+    "predict_scene_rows": "engine.predict",
     "compare": "evaluation",
     "evaluate": "evaluation",
 }
@@ -38,6 +41,8 @@ __all__ = [
     "analyze",
     "compare",
     "evaluate",
+    "predict_scene",
+    "predict_scene_rows",
     "receptive_fields",
     "rfla_assign",
 ]

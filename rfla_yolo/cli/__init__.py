@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ..config import check_names
-from . import analyze, compare, data, evaluate, export, train, val
+from . import analyze, compare, data, evaluate, export, predict, train, val
 from .parser import fail
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train.run,
     "val": val.run,
+    "predict": predict.run,
     "export": export.run,
     "analyze": analyze.run,
     "evaluate": evaluate.run,

@@ -22,8 +22,8 @@ import numpy as np
 import yaml
 
 from ..config import resource_dir
+from ..scenes.images import image_size, open_image, read_image
 from .coco import by_image, class_names, class_order, coco_boxes, read_coco
-from .images import image_size, open_image, read_image
 from .sources import crop
 from .writer import (
     REPORT,

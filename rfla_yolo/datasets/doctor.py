@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..report import Page
+from ..scenes.images import TRAINED_PIXELS, explain_image, image_size, open_image, read_image
 from .boxes import min_area_boxes
 from .checks import are_oriented, parse_labels
-from .images import TRAINED_PIXELS, explain_image, image_size, open_image, read_image
 from .writer import SIZES, count_sizes, progress
 
 if TYPE_CHECKING:

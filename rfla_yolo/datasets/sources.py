@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..scenes.images import IMAGE_SUFFIXES, explain_image, image_size, read_image
 from .boxes import min_area_boxes
 from .coco import by_image, check_size, class_names, class_order, coco_boxes, read_coco
-from .images import IMAGE_SUFFIXES, explain_image, image_size, read_image
 from .writer import Record, claim_folder, write_bytes, write_dataset
 
 SPLITS = ("train", "val", "test")  # what training reads of a dataset YAML

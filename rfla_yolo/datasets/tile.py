@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from ..evaluation.inputs import Inputs, load_inputs
 from ..scenes import Detections, Window, merge
+from ..scenes.images import check_depth, check_pixels, image_size, read_image
 from .boxes import cut, min_area_boxes, move, suppress
 from .checks import are_oriented, read_labels
 from .coco import by_image, check_size, coco_boxes, read_coco
-from .images import check_depth, check_pixels, image_size, read_image
 from .truth import match_categories, match_images
 from .writer import (
     REPORT,

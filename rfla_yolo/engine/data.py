@@ -8,13 +8,14 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
 from ultralytics.utils import LOGGER, NUM_THREADS, YAML
 
 from ..config import resource_dir
 from ..datasets import explain_label_file
-from ..datasets.images import DEEP_SUFFIXES, TRAINED_PIXELS, explain_depth, explain_image
+from ..scenes.images import DEEP_SUFFIXES, TRAINED_PIXELS, explain_depth, explain_image, image_size
 
 LISTED = 10  # bad files named in one message
 
@@ -149,6 +150,26 @@ def build_checked(
     if problems and not any(len(label["cls"]) for label in dataset.labels):
         raise ValueError(f"{problems[0][0]}\nNo object is left in {images}")
     return dataset
+
+
+def measure_objects(labels: Sequence[Mapping[str, Any]], imgsz: int) -> dict[str, float]:
+    """Return how large the objects of a dataset are: numbers that a checkpoint keeps for predictions.
+
+    Args:
+        labels: Labels as Ultralytics keeps them.
+        imgsz: Training size, px.
+
+    Returns:
+        ``side_max`` and ``side_p999``, the longest and the 99.9th percentile of the longer sides, px of the source;
+        ``scale``, the median of training size over the longer side of the image. Empty where there is no object.
+    """
+    shapes = [label.get("shape") or image_size(Path(label["im_file"]))[::-1] for label in labels]
+    sides = [(label["bboxes"][:, 2:] * shape[::-1]).max(1) for label, shape in zip(labels, shapes) if len(label["cls"])]
+    if not sides:
+        return {}
+    every = np.concatenate(sides)
+    scale = float(np.median([imgsz / max(shape) for shape in shapes]))
+    return {"side_max": float(every.max()), "side_p999": float(np.percentile(every, 99.9)), "scale": scale}
 
 
 def check_classes(classes: Any, names: Mapping[int, str]) -> None:

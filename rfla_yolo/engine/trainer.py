@@ -16,7 +16,7 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 
 from ..config import KEPT, RFLAConfig
 from .checkpoints import KillSafeTrainer
-from .data import build_checked, check_dataset
+from .data import build_checked, check_dataset, measure_objects
 from .loss import branch_in_use, build_criterion, has_one_to_one, one_to_many
 from .options import check_options
 from .positives import PositiveCounter
@@ -111,7 +111,8 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         """Set the criterion, here because the class weights are known and the EMA copy is not made yet."""
         super().set_class_weights()
         model = detection_model(self.model)
-        model.rfla = self.rfla.to_dict()  # survives in a finished checkpoint
+        model.rfla = self.rfla.to_dict()  # survives in a finished checkpoint, as the next does
+        model.objects = measure_objects(self.train_loader.dataset.labels, self.args.imgsz)
         comment = f"rfla-yolo on ultralytics {ultralytics.__version__}"
         if self.rfla.assigner == "rfla":
             model.criterion = build_criterion(model, self.rfla)

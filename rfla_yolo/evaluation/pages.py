@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..report import Page
+from ..report import Page, subplots
 from ..rotated import corners
 from .coco import Evaluation
 from .compare import Comparison
@@ -98,7 +98,7 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
     if comparison.warning:
         page.text(f"Warning: {comparison.warning}.")
     known = {name: d for name, d in comparison.figures.items() if d.low is not None and d.high is not None}
-    figure, (axis,) = _subplots(1, height=1.2 + 0.28 * max(len(known), 1))
+    figure, (axis,) = subplots(1, height=1.2 + 0.28 * max(len(known), 1))
     for place, difference in enumerate(known.values()):
         low, middle, high = (100 * (v or 0.0) for v in (difference.low, difference.difference, difference.high))
         color = "0.5" if difference.sign == "0" else "C0"
@@ -141,7 +141,7 @@ def _size_figure(evaluation: Evaluation) -> Figure:
     recall = [_mean(matching.recall[AT_50, :, i, -1]) for i in columns]
     sizes = [m.gt_area[m.gt_counts[0]] for m in evaluation.matching.classes.values()]
     counts = np.histogram(np.concatenate([np.zeros(0), *sizes]), np.square(SIZE_BINS))[0]
-    figure, (top, bottom) = _subplots(2, height=5.2, height_ratios=(3, 1), sharex=True)
+    figure, (top, bottom) = subplots(2, height=5.2, height_ratios=(3, 1), sharex=True)
     x = np.arange(len(counts))
     for name, values in (("recall", recall), ("AP50", ap50), ("AP", ap)):
         top.plot(x, 100 * np.array(values), marker="o", ms=4, label=name)
@@ -157,7 +157,7 @@ def _size_figure(evaluation: Evaluation) -> Figure:
 
 
 def _recall_figure(evaluation: Evaluation) -> Figure:
-    figure, (axis,) = _subplots(1)
+    figure, (axis,) = subplots(1)
     precision = evaluation.matching.precision[AT_50]  # (recalls, classes, A)
     for a, name in enumerate(evaluation.matching.areas):
         defined = precision[:, precision[0, :, a] > -1, a]
@@ -170,7 +170,7 @@ def _recall_figure(evaluation: Evaluation) -> Figure:
 
 
 def _error_figure(evaluation: Evaluation) -> Figure:
-    figure, (axis,) = _subplots(1)
+    figure, (axis,) = subplots(1)
     sizes = list(evaluation.matching.areas)
     width = 0.8 / len(sizes)
     for i, size in enumerate(sizes):
@@ -189,7 +189,7 @@ def _worst_figure(evaluation: Evaluation, images: Mapping[Any, str | Path], thre
     wrong = {i: len(m["missed"]) + len(m["false"]) for i, m in marks.items()}
     files = {i: images[image["id"]] for i, image in enumerate(evaluation.images) if image["id"] in images}
     worst = [i for i in sorted(wrong, key=lambda i: -wrong[i]) if i in files and wrong[i]][:WORST_IMAGES]
-    figure, axes = _subplots((len(worst) + 1) // 2 or 1, columns=2, height=4.2 * ((len(worst) + 1) // 2 or 1))
+    figure, axes = subplots((len(worst) + 1) // 2 or 1, columns=2, height=4.2 * ((len(worst) + 1) // 2 or 1))
     for axis in axes:
         axis.set_axis_off()
     for axis, i in zip(axes, worst):
@@ -235,7 +235,7 @@ def _densest(centers: Floats, width: int, height: int) -> tuple[float, float]:
 
 def _calibration_figure(evaluation: Evaluation) -> Figure:
     """A bar for every bin of score, as high as its precision; on the diagonal a score would mean what it says."""
-    figure, (top, bottom) = _subplots(2, height=5.2, height_ratios=(3, 1), sharex=True)
+    figure, (top, bottom) = subplots(2, height=5.2, height_ratios=(3, 1), sharex=True)
     curve = evaluation.calibration
     bins = len(curve["count"])
     left = np.arange(bins) / bins
@@ -246,19 +246,6 @@ def _calibration_figure(evaluation: Evaluation) -> Figure:
     bottom.bar(left, curve["count"], width=1 / bins, align="edge", color="0.6", ec="white")
     bottom.set(ylabel="detections", xlabel="score", yscale="symlog", xlim=(0, 1))
     return figure
-
-
-def _subplots(rows: int, columns: int = 1, height: float = 4.2, **options: Any) -> tuple[Figure, list[Any]]:
-    """Return a figure of its own, outside of pyplot's state, and its axes from top to bottom."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, height), layout="constrained")
-    ratios = {"height_ratios": options.pop("height_ratios")} if "height_ratios" in options else {}
-    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=ratios, **options).flatten()
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-    return figure, list(axes)
 
 
 def _mean(values: Floats) -> float:

@@ -1,5 +1,5 @@
 """Pages of tables and pictures that open from disk, without a network."""
 
-from .page import Page
+from .page import Page, subplots
 
-__all__ = ["Page"]
+__all__ = ["Page", "subplots"]

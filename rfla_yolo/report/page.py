@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 STYLE = """
 :root { color-scheme: light dark }
@@ -73,6 +75,16 @@ class Page:
     def figure(self, name: str, figure: Figure, caption: str) -> None:
         """Save a matplotlib figure as ``name.png`` and show it, with the caption as its description too."""
         figure.savefig(self.folder / f"{name}.png", dpi=120)
+        self._show(name, caption)
+
+    def picture(self, name: str, pixels: NDArray[np.uint8], caption: str) -> None:
+        """Save a picture, RGB (H, W, 3), as ``name.png`` and show it pixel by pixel."""
+        from matplotlib.image import imsave
+
+        imsave(self.folder / f"{name}.png", pixels)
+        self._show(name, caption)
+
+    def _show(self, name: str, caption: str) -> None:
         text = escape(caption, quote=True)
         self._parts.append(f'<figure><img src="{name}.png" alt="{text}"><figcaption>{text}</figcaption></figure>')
 
@@ -85,3 +97,16 @@ class Page:
         page = f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n'
         path.write_text(f"{page}<body><h1>{title}</h1>\n{body}\n</body></html>\n", encoding="utf-8")
         return path
+
+
+def subplots(rows: int, columns: int = 1, height: float = 4.2, **options: Any) -> tuple[Figure, list[Any]]:
+    """Return a figure of its own, outside of pyplot's state, and its axes from top to bottom."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, height), layout="constrained")
+    ratios = {"height_ratios": options.pop("height_ratios")} if "height_ratios" in options else {}
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=ratios, **options).flatten()
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    return figure, list(axes)

@@ -13,10 +13,10 @@ from PIL import Image
 from rfla_yolo.cli import main
 from rfla_yolo.datasets import check_data, doctor, explain_label_file
 from rfla_yolo.datasets.doctor import _scan
-from rfla_yolo.datasets.images import open_image
 from rfla_yolo.engine.data import list_images
+from rfla_yolo.scenes.images import open_image
 
-from .test_images import grey_png
+from ..scenes.test_images import grey_png
 
 
 def scene(seed, size=(120, 160)):

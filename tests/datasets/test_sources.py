@@ -15,9 +15,9 @@ from ultralytics.data.utils import IMG_FORMATS
 
 from rfla_yolo.cli import main
 from rfla_yolo.datasets import convert_coco, convert_dota, convert_tinyperson, convert_visdrone
-from rfla_yolo.datasets.images import IMAGE_SUFFIXES
+from rfla_yolo.scenes.images import IMAGE_SUFFIXES
 
-from .test_images import grey_png
+from ..scenes.test_images import grey_png
 
 
 def write_image(path: Path, width: int, height: int, seed: int = 0) -> np.ndarray:

@@ -20,7 +20,7 @@ from rfla_yolo.cli import main
 from rfla_yolo.datasets import convert_visdrone, merge_tiles, tile, tile_dataset
 from rfla_yolo.scenes import MARGIN
 
-from .test_images import grey_png
+from ..scenes.test_images import grey_png
 
 
 @pytest.fixture

@@ -83,6 +83,11 @@ class TestSettings:
         checkpoint = torch.load(trained / "weights" / "best.pt", map_location="cpu", weights_only=False)
         assert RFLAConfig.from_dict(checkpoint["model"].rfla) == RFLAConfig(topk=(2, 1), decay=0.8)
         assert checkpoint["model"].criterion is None
+        assert {name: type(value) for name, value in checkpoint["model"].objects.items()} == dict.fromkeys(
+            ("side_max", "side_p999", "scale"), float
+        )
+        assert 4 <= checkpoint["model"].objects["side_max"] < 12.01
+        assert checkpoint["model"].objects["scale"] == 1
 
     def test_plain_ultralytics_validates_to_the_same_numbers(self, trained, tmp_path):
         data = trained.parent / "set" / "set.yaml"

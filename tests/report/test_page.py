@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from rfla_yolo.report import Page
 
@@ -29,3 +31,10 @@ def test_what_is_told_is_escaped(page):
     page.table(["<b>"], [["<i>"]])
     html = page.write().read_text()
     assert all(text in html for text in ("Figures &amp; more", "&lt;1 px", "a &amp; b", "&lt;b&gt;", "&lt;i&gt;"))
+
+
+def test_a_picture_is_shown_pixel_by_pixel(page):
+    pixels = np.random.default_rng(0).integers(256, size=(5, 7, 3), dtype=np.uint8)
+    page.picture("small", pixels, "seven by five")
+    assert '<img src="small.png" alt="seven by five">' in page.write().read_text()
+    np.testing.assert_array_equal(np.asarray(Image.open(page.folder / "small.png").convert("RGB")), pixels)

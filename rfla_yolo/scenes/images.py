@@ -39,6 +39,17 @@ def open_image(path: Path) -> ImageFile.ImageFile:
         OSError: If the file cannot be opened.
         ValueError: If it is no image.
     """
+    opened = _open_by_header(path)
+    if opened is not None:
+        return opened
+    pixels = _decode(path)  # TIFFs of floats are beyond Pillow: say what they are
+    if pixels is not None and pixels.dtype != np.uint8:
+        raise ValueError(too_deep(path, str(pixels.dtype)))
+    raise ValueError(f"{path}: is no image that can be read")
+
+
+def _open_by_header(path: Path) -> ImageFile.ImageFile | None:
+    """Open an image by Pillow, None where it knows no such format."""
     Image.init()
     with open(path, "rb") as file:
         start = file.read(16)
@@ -51,10 +62,7 @@ def open_image(path: Path) -> ImageFile.ImageFile:
                 return opened
         except (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error):
             continue  # another format may know it
-    pixels = _decode(path)  # TIFFs of floats are beyond Pillow: say what they are
-    if pixels is not None and pixels.dtype != np.uint8:
-        raise ValueError(too_deep(path, str(pixels.dtype)))
-    raise ValueError(f"{path}: is no image that can be read")
+    return None
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -72,6 +80,15 @@ def image_size(path: Path) -> tuple[int, int]:
             return size[1], size[0]
     height, width = read_image(path).shape[:2]
     return width, height
+
+
+def is_turned(path: Path) -> bool:
+    """Return whether the header of an image says that it is shown turned or mirrored; reads no pixel."""
+    image = _open_by_header(path)
+    if image is None:
+        return False
+    with image:
+        return _orientation(image) != 1
 
 
 def check_depth(path: Path) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 from ultralytics.data.utils import exif_size, verify_image_label
 from ultralytics.utils.patches import imread
 
-from rfla_yolo.datasets.images import check_depth, explain_image, image_size, open_image, read_image
 from rfla_yolo.engine.data import _explain
+from rfla_yolo.scenes.images import check_depth, explain_image, image_size, open_image, read_image
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
 

@@ -1,0 +1,89 @@
+"""The area of interest: polygons of a GeoJSON file, in pixels of a scene."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .georeference import Georeference
+from .windows import Window
+
+STEP = 0.005  # degrees: straight lines of longitude and latitude are none in most maps
+
+
+class Area:
+    """Polygons in pixels of a scene.
+
+    Args:
+        file: GeoJSON of polygons: longitude and latitude, WGS 84, as RFC 7946 has it, or px where the scene has no CRS.
+        place: Where the scene lies.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImportError: If shapely is not installed.
+        ValueError: If it is no GeoJSON of polygons, or says that it is in another CRS.
+    """
+
+    def __init__(self, file: str | Path, place: Georeference | None) -> None:
+        try:
+            import shapely
+        except ImportError as error:
+            raise ImportError(f"aoi needs shapely: pip install 'rfla-yolo[geo]' ({error})") from None
+        self._shapely: Any = shapely
+        polygons = shapely.union_all([_polygon(shapely, part, file) for part in _geometries(file)])
+        if place and place.crs:
+            polygons = shapely.segmentize(polygons, STEP)
+            polygons = shapely.transform(polygons, lambda xy: place.to_pixels(place.from_lonlat(xy)))
+        self._polygons = polygons
+        shapely.prepare(polygons)
+
+    def touches(self, window: Window) -> bool:
+        """Return whether any of a tile lies inside."""
+        left, top, width, height = window
+        return bool(self._shapely.intersects(self._polygons, self._shapely.box(left, top, left + width, top + height)))
+
+    def holds(self, bbox: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return whether the centres of boxes, xyxy px, (N, 4), lie inside, (N,)."""
+        x, y = (bbox[:, :2] + bbox[:, 2:]).T / 2
+        inside: NDArray[np.bool_] = self._shapely.intersects_xy(self._polygons, x, y)
+        return inside
+
+
+def _geometries(file: str | Path) -> list[dict[str, Any]]:
+    """Return the geometries of a GeoJSON file."""
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"aoi: no such file: {file}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"aoi: {file} is no GeoJSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"aoi: {file} is no GeoJSON: it holds no object")
+    crs = str(((content.get("crs") or {}).get("properties") or {}).get("name", ""))
+    if crs and not crs.endswith(("CRS84", "EPSG::4326", "EPSG:4326")):
+        raise ValueError(f"aoi: {file} is in {crs}; GeoJSON is longitude and latitude, WGS 84 (RFC 7946): save it so")
+    features = content.get("features") if content.get("type") == "FeatureCollection" else [content]
+    found = [f.get("geometry") if f.get("type") == "Feature" else f for f in features or []]
+    parts = [part for geometry in found if geometry for part in geometry.get("geometries", [geometry])]
+    if not parts:
+        raise ValueError(f"aoi: {file} holds no polygon")
+    return parts
+
+
+def _polygon(shapely: Any, geometry: dict[str, Any], file: str | Path) -> Any:
+    kind = geometry.get("type")
+    if kind not in ("Polygon", "MultiPolygon"):
+        raise ValueError(f"aoi: {file} must hold polygons, not {kind}")
+    try:
+        polygon = shapely.from_geojson(json.dumps(geometry))
+    except shapely.errors.GEOSException as error:
+        raise ValueError(f"aoi: {file}: {error}") from None
+    polygon = shapely.force_2d(polygon)
+    if not shapely.is_valid(polygon):
+        raise ValueError(f"aoi: {file}: {shapely.is_valid_reason(polygon)}")
+    return polygon

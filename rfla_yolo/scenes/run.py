@@ -1,0 +1,299 @@
+"""Scenes through a detector, tile row by tile row, into files; a run that was killed goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .area import Area
+from .detect import Detector, Image, detect_rows
+from .detections import Detections
+from .journal import Journal, Row
+from .outputs import CocoJson, GeoJson, GeoPackage, Output, YoloLabels
+from .page import Spool, write_page
+from .seams import SeamMerger
+from .source import DamagedBlockError, Source, open_source, words
+from .windows import Window, tile_rows
+
+UNFINISHED = "unfinished"  # folder of a run's journal and of its files until they are complete
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How scenes are read and cut.
+
+    Attributes:
+        tile: Side of a tile, px.
+        overlap: Overlap of neighbouring tiles, px.
+        batch: Tiles that the detector gets at once.
+        bands: Bands of rasters for red, green and blue, from 1, or one; see `Raster`.
+        stretch: Values or percentiles that become 0 and 255; see `Raster`.
+        aoi: GeoJSON of the area of interest: tiles outside are not read, detections with their centre outside dropped.
+        skip_bad_tiles: Go on where a tile cannot be read.
+        max_det: Detections of a tile at which it is named as full.
+    """
+
+    tile: int
+    overlap: int
+    batch: int = 8
+    bands: Sequence[int] = ()
+    stretch: Sequence[float | str] = ()
+    aoi: str | Path | None = None
+    skip_bad_tiles: bool = False
+    max_det: int = 3000
+
+    def open(self, path: Path) -> Source:
+        """Open a scene."""
+        return open_source(path, self.bands, self.stretch)
+
+
+@dataclass
+class Tally:
+    """What a run has done so far.
+
+    Attributes:
+        total: Tiles in all.
+        done: Tiles done, those of an earlier part of the run included.
+        outside: Tiles outside of the area of interest, in no other count.
+        empty: Tiles without a valid pixel.
+        damaged: What was said of each tile that could not be read.
+        full: The tiles that have reached the limit of detections.
+        objects: Objects by scene.
+    """
+
+    total: int = 0
+    done: int = 0
+    outside: int = 0
+    empty: int = 0
+    damaged: list[str] = field(default_factory=list)
+    full: list[str] = field(default_factory=list)
+    objects: Counter[str] = field(default_factory=Counter)
+
+    def text(self) -> str:
+        """Return the counts in words, a line each for the tiles that were damaged or full."""
+        parts = [f"{self.objects.total()} objects on {self.done} tiles"]
+        parts += [f"{self.empty} of them without a valid pixel"] if self.empty else []
+        parts += [f"{self.outside} tiles outside of the area of interest"] if self.outside else []
+        full = [f"{tile}: has reached the limit of detections (--max-det)" for tile in self.full]
+        return "\n".join([", ".join(parts), *self.damaged, *full])
+
+
+def tiles_of(source: Source, tiling: Tiling) -> tuple[list[list[Window]], Area | None]:
+    """Return the tiles of a scene that touch the area of interest, row by row, and the area."""
+    rows = tile_rows(source.width, source.height, tiling.tile, tiling.overlap)
+    if tiling.aoi is None:
+        return rows, None
+    area = Area(tiling.aoi, source.place)
+    touching = [[window for window in row if area.touches(window)] for row in rows]
+    return [row for row in touching if row], area
+
+
+def scene_rows(
+    source: Source,
+    detector: Detector,
+    tiling: Tiling,
+    tally: Tally | None = None,
+    journal: Journal | None = None,
+    finished: Iterable[Row] = (),
+) -> Iterator[Detections]:
+    """Detect the objects of a scene.
+
+    Args:
+        source: The scene.
+        detector: Gives the detections on each of a list of tiles, RGB (H, W, 3), px of the tile.
+        tiling: How it is cut.
+        tally: Counts to go on with.
+        journal: Takes each row of tiles as soon as it is finished.
+        finished: Rows that were finished before.
+
+    Returns:
+        After each row of tiles, the detections of the scene that no later row can change.
+
+    Raises:
+        DamagedBlockError: If a tile cannot be read and is not to be skipped.
+        ValueError: If the area of interest cannot be read.
+    """
+    tally = Tally() if tally is None else tally
+    rows, area = tiles_of(source, tiling)
+    source.prepare(tiling.tile)
+    merger, done = SeamMerger(rows), 0
+    for row, windows in zip(islice(finished, len(rows)), rows):
+        done += 1
+        yield _settle(source, windows, row, merger, area, tally, tiling.max_det)
+    damaged: dict[Window, str] = {}  # filled by the reader, ahead of the rows
+
+    def read(window: Window) -> Image | None:
+        try:
+            return source.read(window)
+        except DamagedBlockError as error:
+            if not tiling.skip_bad_tiles:
+                raise DamagedBlockError(f"{error}; --skip-bad-tiles leaves such tiles out") from None
+            damaged[window] = str(error)
+            return None
+
+    for result in detect_rows(read, rows[done:], detector, batch=tiling.batch):
+        windows = rows[done + result.row]
+        bad = [damaged.pop(window) for window in windows if window in damaged]
+        row = Row(result.found, result.skipped - len(bad), bad)
+        if journal:
+            journal.append(row)
+        yield _settle(source, windows, row, merger, area, tally, tiling.max_det)
+
+
+def _settle(
+    source: Source,
+    windows: Sequence[Window],
+    row: Row,
+    merger: SeamMerger,
+    area: Area | None,
+    tally: Tally,
+    max_det: int,
+) -> Detections:
+    """Count a row of tiles and return what it settles, clipped to the scene."""
+    found = merger.add_row(row.found)
+    bbox = found.bbox.clip(0, [source.width, source.height] * 2)
+    kept: NDArray[np.bool_] = np.all(bbox[:, 2:] > bbox[:, :2], axis=1)
+    if area and len(found):
+        kept &= area.holds(bbox)
+    found = Detections(bbox, found.score, found.label, found.cut).take(kept)
+    tally.done += len(windows)
+    tally.empty += row.empty
+    tally.damaged += row.damaged
+    counts = zip(windows, map(len, row.found))
+    tally.full += [f"{source.path}: {words(window)}" for window, count in counts if count >= max_det]
+    tally.objects[source.name] += len(found)
+    return found
+
+
+def run_scenes(
+    paths: Sequence[Path],
+    detector: Detector,
+    out: str | Path,
+    tiling: Tiling,
+    names: Mapping[int, str],
+    made_of: Mapping[str, Any],
+    *,
+    save_txt: bool = False,
+    save_conf: bool = False,
+    overwrite: bool = False,
+    outputs: Sequence[Output] = (),
+    report: Callable[[Tally], None] = lambda tally: None,
+) -> Tally:
+    """Detect the objects of scenes and write them into a folder.
+
+    Until all files are complete they lie in the folder ``unfinished``, with the journal by which a run that was killed
+    goes on after its last finished row of tiles; what it writes then is what it would have written undisturbed.
+
+    Args:
+        paths: The scenes.
+        detector: Gives the detections on each of a list of tiles.
+        out: The folder.
+        tiling: How scenes are cut.
+        names: Class names by index.
+        made_of: What the detections follow from beside the scenes and their tiling, plain values by name: a run that
+            was begun with others is not gone on with.
+        save_txt: Also write YOLO labels.
+        save_conf: With scores.
+        overwrite: Begin anew where the folder holds a finished run or one of other settings.
+        outputs: Further outputs.
+        report: Is called after each row of tiles.
+
+    Returns:
+        The counts.
+
+    Raises:
+        ValueError: If a scene cannot be read as asked, or the folder holds a finished run or one of other settings.
+    """
+    out = Path(out)
+    part = out / UNFINISHED
+    if not overwrite and (out / "predictions.json").exists() and not (part / "journal").exists():
+        raise ValueError(f"{out} holds a finished run: take another --out, or write over it by --overwrite")
+    called = _names(paths)
+    tally, mapped = _measure(paths, tiling)
+    made_of = {**made_of, **_stamps(paths, tiling)}
+    part.mkdir(parents=True, exist_ok=True)
+    with Journal(part / "journal", made_of, overwrite) as journal:
+        for left in part.iterdir():
+            if left.name != "journal":
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        spool = Spool(part / "boxes")
+        writers: list[Output] = [spool, CocoJson(part / "predictions.json"), *outputs]
+        if mapped:
+            newest = max(path.stat().st_mtime for path in paths)
+            writers += [GeoJson(part / "detections.geojson", names)]
+            writers += [GeoPackage(part / "detections.gpkg", names, newest)]
+        if save_txt:
+            writers.append(YoloLabels(part / "labels", save_conf))
+        finished = iter(journal)
+        for path in paths:
+            with tiling.open(path) as source:
+                source.name = called[path]
+                for found in scene_rows(source, detector, tiling, tally, journal, finished):
+                    for writer in writers:
+                        writer.add(source, found)
+                    report(tally)
+                for writer in writers:
+                    writer.end(source)
+        for writer in writers:
+            writer.close()
+    write_page(part, spool, {called[path]: path for path in paths}, names, tally.text(), tiling.open)
+    _publish(part, out)
+    return tally
+
+
+def _measure(paths: Sequence[Path], tiling: Tiling) -> tuple[Tally, bool]:
+    """Open every scene, before any work, count the tiles, and return whether any lies on a map."""
+    tally, mapped = Tally(), False
+    for path in paths:
+        with tiling.open(path) as source:
+            rows, area = tiles_of(source, tiling)
+            number = sum(map(len, rows))
+            tally.total += number
+            if area:
+                every = tile_rows(source.width, source.height, tiling.tile, tiling.overlap)
+                tally.outside += sum(map(len, every)) - number
+            mapped |= source.place is not None
+    if not tally.total:
+        raise ValueError(f"aoi: {tiling.aoi} touches no scene")
+    return tally, mapped
+
+
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return what scenes are called: their file names or, where two share one, also their folders."""
+    plain = Counter(path.name for path in paths)
+    if max(plain.values()) == 1:
+        return {path: path.name for path in paths}
+    shared = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
+    return {path: Path(os.path.relpath(path, shared)).as_posix() for path in paths}
+
+
+def _stamps(paths: Sequence[Path], tiling: Tiling) -> dict[str, Any]:
+    """Return what tells that scenes or their tiling have changed."""
+    stamps = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    area = Path(tiling.aoi).read_text(encoding="utf-8-sig") if tiling.aoi else None
+    plain = {"tile": tiling.tile, "overlap": tiling.overlap, "batch": tiling.batch, "max_det": tiling.max_det}
+    read = {"bands": list(tiling.bands), "stretch": list(tiling.stretch), "skip_bad_tiles": tiling.skip_bad_tiles}
+    return {"source": stamps, "aoi": area, **plain, **read}
+
+
+def _publish(part: Path, out: Path) -> None:
+    """Move complete files to their place; the journal goes last."""
+    (part / "boxes").unlink()
+    for file in sorted(part.iterdir(), key=lambda file: file.name == "journal"):
+        target = out / file.name
+        if file.name == "journal":
+            file.unlink()
+        else:
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(file, target)
+    part.rmdir()

@@ -1,0 +1,329 @@
+"""Scenes by windows: rasters through rasterio (extra ``[geo]``), pictures without it."""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .georeference import Georeference
+from .images import IMAGE_SUFFIXES, check_depth, image_size, is_turned, read_image
+from .windows import Window
+
+Pixels = NDArray[np.uint8]
+
+PICTURE_SUFFIXES = tuple(s for s in IMAGE_SUFFIXES if s not in (".tif", ".tiff", ".jp2"))  # these may be georeferenced
+RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
+CACHE = 64 << 20  # bytes of decoded blocks that GDAL keeps; more where the strips of a row of tiles need it
+SAMPLES, SAMPLE = 16, 128  # percentiles are those of 16 x 16 windows of 128 px
+
+
+class DamagedBlockError(ValueError):
+    """A window of a scene that cannot be read."""
+
+
+class Source:
+    """A scene: its size, where it lies on earth, and its pixels by window.
+
+    Attributes:
+        path: The file.
+        name: What the outputs call it.
+        width: px.
+        height: px.
+        place: Map coordinates of its pixels; None for pictures.
+    """
+
+    place: Georeference | None = None
+
+    def __init__(self, path: Path, width: int, height: int) -> None:
+        self.path, self.name, self.width, self.height = path, path.name, width, height
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, window: Window) -> Pixels | None:
+        """Return the pixels of a window as RGB, (H, W, 3), or None where no pixel is valid.
+
+        Raises:
+            DamagedBlockError: If the file is damaged there.
+        """
+        raise NotImplementedError
+
+    def overview(self, longest: int) -> Pixels:
+        """Return the whole scene as RGB, its longer side at most this many px."""
+        raise NotImplementedError
+
+    def prepare(self, rows: int) -> None:
+        """Make ready for reading so many rows of pixels at a time."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class Picture(Source):
+    """A picture, read at once.
+
+    Args:
+        path: The file, or what an array is called.
+        pixels: RGB, (H, W, 3); read from the file by default.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If it is no image, or holds more than 8 bits a value; on reading, if it is damaged or too large.
+    """
+
+    def __init__(self, path: Path, pixels: Pixels | None = None) -> None:
+        self._given = pixels
+        if pixels is None:
+            check_depth(path)
+            super().__init__(path, *image_size(path))
+        else:
+            super().__init__(path, pixels.shape[1], pixels.shape[0])
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """The whole picture as RGB, (H, W, 3); read from the file on first use."""
+        return np.ascontiguousarray(read_image(self.path)[..., ::-1]) if self._given is None else self._given
+
+    def read(self, window: Window) -> Pixels:
+        """Return the pixels of a window."""
+        left, top, width, height = window
+        return np.ascontiguousarray(self.pixels[top : top + height, left : left + width])
+
+    def overview(self, longest: int) -> Pixels:
+        """Return the picture, shrunk."""
+        height, width = _shrunk(self.width, self.height, longest)
+        return np.asarray(cv2.resize(self.pixels, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+class Raster(Source):
+    """A raster that rasterio reads: GeoTIFF (tiled, striped, COG, BigTIFF) and what else GDAL knows.
+
+    Args:
+        path: The file.
+        bands: Three bands for red, green and blue, or one, from 1. By default those that the file calls so, else the
+            first three, or the one that there is.
+        stretch: Values that become 0 and 255, as numbers (0, 3000) or as percentiles ("2%", "98%") of a sample of each
+            band. Without it a file that is not 8-bit is refused.
+
+    Raises:
+        ImportError: If rasterio is not installed.
+        ValueError: If the file is no raster, a band is not there, or the values need a stretch.
+    """
+
+    def __init__(self, path: Path, bands: Sequence[int] = (), stretch: Sequence[float | str] = ()) -> None:
+        rasterio = _import("rasterio")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+                self._file: Any = rasterio.open(path)
+        except rasterio.errors.RasterioIOError as error:
+            raise ValueError(f"{path}: is no raster that GDAL can read: {error}") from None
+        self._error: type[Exception] = rasterio.errors.RasterioIOError
+        super().__init__(path, self._file.width, self._file.height)
+        crs = self._file.crs.to_wkt() if self._file.crs else None
+        self.place = Georeference(crs, tuple(self._file.transform)[:6])
+        self.bands = _choose_bands(self._file, bands)
+        self._palette = _palette(self._file) if not bands else None
+        self._type = np.dtype(self._file.dtypes[self.bands[0] - 1])
+        self._masked = any("all_valid" not in [f.name for f in self._file.mask_flag_enums[b - 1]] for b in self.bands)
+        if not stretch and self._type != np.uint8:
+            raise ValueError(
+                f"{path}: holds {self._type} values, not 8-bit ones: give --stretch LOW,HIGH, the values that become 0 "
+                "and 255 (0,3000), or percentiles (2%,98%)"
+            )
+        if stretch and self._palette is not None:
+            raise ValueError(f"{path}: has a palette of colours, which cannot be stretched")
+        self._stretch = [str(value) for value in stretch]
+        _check_stretch(self._stretch)
+
+    def read(self, window: Window) -> Pixels | None:
+        """Return the pixels of a window as RGB, (H, W, 3), or None where no pixel is valid."""
+        values, valid = self._values(window)
+        return None if not valid.any() else self._rgb(values, valid)
+
+    def overview(self, longest: int) -> Pixels:
+        """Return the whole scene, read shrunk; what is damaged stays black."""
+        height, width = _shrunk(self.width, self.height, longest)
+        try:
+            values, valid = self._values(Window(0, 0, self.width, self.height), (height, width))
+        except DamagedBlockError:
+            return np.zeros((height, width, 3), dtype=np.uint8)
+        return self._rgb(values, valid)
+
+    def prepare(self, rows: int) -> None:
+        """Let GDAL keep the strips of a row of tiles, so that they are decoded once; blocks are few for each tile."""
+        high, wide = self._file.block_shapes[0]
+        strips = (-(-rows // high) + 1) * high * self.width * self._type.itemsize * self._file.count
+        _import("rasterio._env").set_gdal_config("GDAL_CACHEMAX", max(CACHE, strips if wide >= self.width else 0))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _values(self, window: Window, shape: tuple[int, int] | None = None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return the values of a window, (bands, H, W), and which pixels are valid, (H, W)."""
+        area = ((window.top, window.top + window.height), (window.left, window.left + window.width))
+        size = shape or (window.height, window.width)
+        try:
+            values = self._file.read(self.bands, window=area, out_shape=(len(self.bands), *size))
+            if not self._masked:
+                valid = np.ones(size, dtype=bool)
+            else:
+                valid = self._file.read_masks(self.bands, window=area, out_shape=(len(self.bands), *size)).any(0)
+        except self._error as error:
+            raise DamagedBlockError(
+                f"{self.path}: {words(window)} cannot be read: {error.__cause__ or error}"
+            ) from None
+        if self._type.kind == "f":
+            valid &= np.isfinite(values).all(0)
+        return values, valid
+
+    def _rgb(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> Pixels:
+        """Return values as RGB of 8 bits, (H, W, 3); stretched, what is not valid is black."""
+        if self._palette is not None:
+            return np.asarray(self._palette[values[0]], dtype=np.uint8)
+        if self._stretch:
+            low, high = self._limits[:, :, None, None]
+            scaled = (values.astype(np.float32) - low) * (255 / (high - low))
+            scaled[:, ~valid] = 0
+            values = scaled.clip(0, 255).round().astype(np.uint8)
+        picture = np.moveaxis(values, 0, 2)
+        return np.ascontiguousarray(np.repeat(picture, 3, 2) if len(values) == 1 else picture)
+
+    @cached_property
+    def _limits(self) -> NDArray[np.float32]:
+        """The values of each band that become 0 and 255, (2, bands)."""
+        low, high = (float(word.rstrip("%")) for word in self._stretch)
+        if not self._stretch[0].endswith("%"):
+            return np.repeat(np.array([[low], [high]], dtype=np.float32), len(self.bands), 1)
+        found = np.percentile(self._sample(), [low, high], axis=1).astype(np.float32)
+        for band, (dark, bright) in zip(self.bands, found.T):
+            if not dark < bright:
+                raise ValueError(
+                    f"{self.path}: the sample of band {band} holds {dark:g} alone; give --stretch LOW,HIGH"
+                )
+        return found
+
+    def _sample(self) -> NDArray[Any]:
+        """Return the valid values of windows that are spread evenly, (bands, values)."""
+        wide, high = min(SAMPLE, self.width), min(SAMPLE, self.height)
+        lefts, tops = (
+            np.linspace(0, whole - part, SAMPLES).astype(int)
+            for whole, part in ((self.width, wide), (self.height, high))
+        )
+        found = []
+        for top in np.unique(tops):
+            for left in np.unique(lefts):
+                values, valid = self._values(Window(int(left), int(top), wide, high))
+                found.append(values[:, valid])
+        sample = np.concatenate(found, 1)
+        if not sample.size:
+            raise ValueError(f"{self.path}: its sample holds no valid pixel; give --stretch LOW,HIGH in values")
+        return sample
+
+
+def find_sources(source: str | Path) -> list[Path]:
+    """Return the files that a source names: a picture, a folder, a list of files (.txt), or a pattern.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If a file is of no kind that is read.
+    """
+    path = Path(source)
+    suffixes = {*PICTURE_SUFFIXES, *RASTER_SUFFIXES}
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
+    elif path.suffix.lower() == ".txt" and path.is_file():
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        found = [path.parent / line if line.startswith("./") else Path(line) for line in lines]
+    else:
+        found = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(source), recursive=True))
+    if not found:
+        raise FileNotFoundError(f"source: no such file, folder or pattern, or no picture in it: {source}")
+    for file in found:
+        if not file.is_file():
+            raise FileNotFoundError(f"source: no such file: {file}")
+        if file.suffix.lower() not in suffixes:
+            raise ValueError(f"source: {file} is of none of the kinds {', '.join(sorted(suffixes))}")
+    return found
+
+
+def open_source(path: Path, bands: Sequence[int] = (), stretch: Sequence[float | str] = ()) -> Source:
+    """Open a scene: a picture without rasterio, anything else with it.
+
+    Args:
+        path: The file.
+        bands: See `Raster`; with it, or with a stretch, pictures are read by rasterio too.
+        stretch: See `Raster`.
+    """
+    if not bands and not stretch and (path.suffix.lower() in PICTURE_SUFFIXES or is_turned(path)):
+        return Picture(path)
+    return Raster(path, bands, stretch)
+
+
+def _import(name: str) -> Any:
+    """Import a module of the extra ``[geo]``."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"this needs {name.split('.')[0]}: pip install 'rfla-yolo[geo]' ({error})") from None
+
+
+def _check_stretch(words: Sequence[str]) -> None:
+    """Raise ValueError unless this is nothing, two values or two percentiles."""
+    if not words:
+        return
+    percent = [word.endswith("%") for word in words]
+    try:
+        low, high = (float(word.rstrip("%")) for word in words)
+    except ValueError:
+        low = high = 0.0
+    if not low < high or percent[0] != percent[1] or (percent[0] and not 0 <= low < high <= 100):
+        raise ValueError(
+            f"stretch must be LOW,HIGH in values (0,3000) or percentiles (2%,98%), not {','.join(words)!r}"
+        )
+
+
+def _choose_bands(file: Any, bands: Sequence[int]) -> list[int]:
+    if bands:
+        if len(bands) not in (1, 3) or not all(1 <= band <= file.count for band in bands):
+            given = ",".join(map(str, bands))
+            raise ValueError(f"bands must be one or three of 1 to {file.count}, which {file.name} has, not {given}")
+        return list(bands)
+    colors = [color.name for color in file.colorinterp]
+    if {"red", "green", "blue"} <= set(colors):
+        return [colors.index(name) + 1 for name in ("red", "green", "blue")]
+    return [1, 2, 3] if file.count >= 3 else [1]
+
+
+def _palette(file: Any) -> Pixels | None:
+    """Return the colours of a file of colour numbers, (256, 3)."""
+    if file.count > 2 or file.colorinterp[0].name != "palette":
+        return None
+    colors = np.zeros((256, 3), dtype=np.uint8)
+    for value, color in file.colormap(1).items():
+        colors[value] = color[:3]
+    return colors
+
+
+def _shrunk(width: int, height: int, longest: int) -> tuple[int, int]:
+    """Return height and width of a picture whose longer side is at most this."""
+    factor = min(1.0, longest / max(width, height))
+    return max(round(height * factor), 1), max(round(width * factor), 1)
+
+
+def words(window: Window) -> str:
+    """Return how messages call a window."""
+    return f"the window of {window.width} x {window.height} px at {window.left}, {window.top}"

@@ -1,0 +1,52 @@
+"""``rfla-yolo predict``: what the command line says is what the scene is predicted with."""
+
+from __future__ import annotations
+
+import pytest
+
+from rfla_yolo.cli import predict
+from rfla_yolo.engine import predict as engine
+from rfla_yolo.scenes.run import Tally
+
+
+def given(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict:
+    taken = {}
+
+    def predict_files(weights, source, out, **options):
+        taken.update(options, files=(weights, source, out))
+        return Tally(done=3)
+
+    monkeypatch.setattr(engine, "predict_files", predict_files)
+    predict.run(["--weights", "a.pt", "--source", "b.tif", "--out", "runs/c", *words])
+    return taken
+
+
+def test_flags_are_read(monkeypatch, capsys):
+    words = "--bands 4,3,2 --stretch 2%,98% --conf best --no-nms --classes 0 2 --half --skip-bad-tiles tile=512"
+    taken = given(monkeypatch, *words.split())
+    assert taken["files"] == ("a.pt", "b.tif", "runs/c")
+    assert taken["bands"] == [4, 3, 2]
+    assert taken["stretch"] == ["2%", "98%"]
+    assert (taken["conf"], taken["nms"], taken["classes"], taken["tile"]) == ("best", False, [0, 2], 512)
+    assert taken["half"] and taken["skip_bad_tiles"] and not taken["save"]
+    assert "0 objects on 3 tiles\nWrote runs/c" in capsys.readouterr().out
+
+
+def test_every_option_of_a_prediction_is_a_flag(monkeypatch):
+    taken = given(monkeypatch)
+    assert {*engine.DETECTION, *engine.TILING, "save", "save_txt", "save_conf", "overwrite", "files"} == set(taken)
+    assert taken["conf"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--bands", "a"], "expected numbers like 4,3,2, not 'a'"),
+        (["--overlaps", "3"], "unknown flag 'overlaps'; did you mean 'overlap'"),
+        (["--tile", "x"], "argument --tile: invalid int value: 'x'"),
+    ],
+)
+def test_errors_are_one_line(words, message, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        given(monkeypatch, *words)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,181 @@
+"""A checkpoint and an exported file as detectors of tiles, and whole runs with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from ultralytics import YOLO
+from ultralytics.utils import LOGGER
+
+from benchmarks.predict import untrained
+from rfla_yolo import RFLAYOLO, predict_scene, predict_scene_rows
+from rfla_yolo.engine.data import measure_objects
+from rfla_yolo.engine.predict import TileDetector, predict_files
+from rfla_yolo.scenes.detections import Detections, concatenate
+
+from ..scenes.conftest import rectangles
+
+SIZE = 96
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model that finds many things, in the folder of a run."""
+    network = untrained(images=np.stack(tiles()), share=0.1)
+    network.names = {0: "car", 1: "ship", **{i: f"class {i}" for i in range(2, 80)}}
+    network.objects = {"side_max": 30.0, "side_p999": 20.0, "scale": 1.0}
+    path = tmp_path_factory.mktemp("run") / "weights" / "best.pt"
+    path.parent.mkdir()
+    torch.save({"model": network, "train_args": {"imgsz": SIZE, "task": "detect"}, "epoch": -1}, path)
+    return path
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    monkeypatch.setattr(LOGGER, "warning", said.append)
+    return said
+
+
+def tiles(number: int = 3, size: int = SIZE) -> list[np.ndarray]:
+    return [rectangles(size, size, 10, seed)[0] for seed in range(number)]
+
+
+def same(found: Detections, expected: np.ndarray) -> None:
+    """Check that detections are these rows of xyxy, score, class, in any order: equal scores have none."""
+    rows = np.concatenate([found.bbox.clip(0, SIZE), found.score[:, None], found.label[:, None]], 1)
+    apart = np.abs(rows[:, None] - expected[None]).max(2)
+    assert len(rows) == len(expected) > 20
+    assert (apart.min(0) < 5e-3).all() and (apart.min(1) < 5e-3).all()
+
+
+def test_tiles_give_what_ultralytics_predicts(weights):
+    detector = TileDetector(weights, conf=0.3)
+    model = RFLAYOLO(weights)
+    for tile, found in zip(tiles(), detector(tiles())):
+        expected = model.predict(tile[..., ::-1], imgsz=SIZE, conf=0.3, verbose=False)[0].boxes
+        same(found, expected.data.numpy())
+
+
+def test_tiles_of_other_sizes_are_padded_not_resized(weights):
+    detector = TileDetector(weights, conf=0.3)
+    small = tiles(1)[0][:70, :50]
+    padded = np.full((SIZE, 64, 3), 114, dtype=np.uint8)
+    padded[:70, :50] = small
+    one, other = detector([small])[0], detector([padded])[0]
+    assert len(one) > 5
+    np.testing.assert_allclose(one.bbox, other.bbox, atol=1e-3)
+
+
+def test_an_exported_file_finds_the_same(weights):
+    pytest.importorskip("onnxruntime")
+    file = RFLAYOLO(weights).export(format="onnx", imgsz=SIZE, simplify=False)
+    one, other = TileDetector(weights, conf=0.3)(tiles()), TileDetector(file, conf=0.3)(tiles())
+    for a, b in zip(one, other):
+        same(a, np.concatenate([b.bbox.clip(0, SIZE), b.score[:, None], b.label[:, None]], 1))
+    assert TileDetector(file).imgsz == SIZE
+    with pytest.raises(ValueError, match=r"tile must be at most 96, not 128: the exported file takes 96 x 96 px"):
+        predict_scene(file, tiles()[0], tile=128)
+
+
+def test_conf_best_takes_the_scores_that_val_wrote(weights, warnings, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"conf: best needs the metrics.json"):
+        TileDetector(weights, conf="best")
+    figures = {"per_class": {"car": {"threshold": 0.35}, "ship": {"threshold": 0.45}, "class 2": {"threshold": None}}}
+    (weights.parents[1] / "metrics.json").write_text(json.dumps(figures))
+    (tmp_path / "m.json").write_text(json.dumps(figures))
+    for conf in ("best", tmp_path / "m.json"):
+        detector = TileDetector(weights, conf=conf)
+        np.testing.assert_allclose(detector.conf[:3], [0.35, 0.45, 0.4])
+    assert "no threshold for class 2, class 3" in warnings[0]
+    every = TileDetector(weights, conf=0.01)(tiles())[0]
+    found = detector(tiles())[0]
+    expected = every.take(every.score >= detector.conf[every.label])
+    np.testing.assert_allclose(found.score, expected.score, atol=1e-6)
+    (tmp_path / "m.json").write_text('{"per_class": {"tree": {"threshold": 0.2}}}')
+    with pytest.raises(ValueError, match="holds no threshold of any of the classes"):
+        TileDetector(weights, conf=tmp_path / "m.json")
+
+
+def test_max_det_keeps_the_best(weights):
+    every, few = TileDetector(weights, conf=0.1)(tiles(1))[0], TileDetector(weights, conf=0.1, max_det=7)(tiles(1))[0]
+    np.testing.assert_array_equal(few.score, every.score[:7])
+    assert (np.diff(every.score) <= 0).all()
+
+
+def test_the_one_to_one_branch(tmp_path):
+    model = RFLAYOLO("yolo26n.yaml")
+    detector = TileDetector(model, nms=False, conf=0.0, max_det=40)
+    assert len(detector(tiles(1))[0]) <= 40
+    assert model.model.model[-1].cv2 is not None  # the caller's model stays whole
+    assert len(TileDetector(model, conf=0.0, max_det=50)(tiles(1))[0]) <= 50
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"conf": 1.5}, "conf must be in 0 to 1"),
+        ({"iou": -1}, "iou must be in 0 to 1"),
+        ({"max_det": 0}, "max_det must be at least 1"),
+        ({"classes": [80]}, "classes must be of 0 to 79"),
+        ({"tile": 0}, "tile must be at least 1 px"),
+        ({"overlap": 96}, r"overlap must be in px, from 0 to below size \(96\)"),
+        ({"overlaps": 3}, "unknown option 'overlaps'; did you mean 'overlap'"),
+    ],
+)
+def test_options_out_of_range(options, message, weights):
+    with pytest.raises(ValueError, match=message):
+        predict_scene(weights, tiles()[0], **options)
+    with pytest.raises(FileNotFoundError, match="no such file: nowhere"):
+        predict_scene("nowhere.onnx", tiles()[0])
+
+
+def test_other_tasks_are_refused():
+    with pytest.raises(ValueError, match="is for 'obb'; scenes are predicted by detectors"):
+        TileDetector(YOLO("yolov8n-obb.yaml"))
+
+
+def test_tile_and_overlap_follow_the_checkpoint(weights, warnings):
+    picture = rectangles(300, 200)[0]
+    rows = list(predict_scene_rows(weights, picture))
+    assert len(rows) == 3  # of 96 px, 24 of them shared: 20 px and the margins
+    assert not warnings
+    whole = predict_scene(weights, picture, tile=SIZE, overlap=24)
+    np.testing.assert_array_equal(concatenate(rows).bbox, whole.bbox)
+    predict_scene(weights, picture, tile=128)
+    assert "tile: 128 px, but the model was trained on 96 px" in warnings[0]
+
+
+def test_sizes_of_objects_are_those_of_the_source():
+    labels = [
+        {"shape": (100, 200), "cls": np.zeros((2, 1)), "bboxes": np.array([[0.5, 0.5, 0.1, 0.1], [0, 0, 0.01, 0.3]])},
+        {"shape": (400, 400), "cls": np.zeros((0, 1)), "bboxes": np.zeros((0, 4))},
+    ]
+    found = measure_objects(labels, 100)
+    assert found["side_max"] == pytest.approx(30)
+    assert 20 < found["side_p999"] < 30
+    assert found["scale"] == pytest.approx(np.median([0.5, 0.25]))
+    assert measure_objects(labels[1:], 100) == {}
+
+
+def test_a_geotiff_and_a_picture_end_to_end(weights, tmp_path):
+    rasterio, pyogrio = pytest.importorskip("rasterio"), pytest.importorskip("pyogrio")
+    picture, _ = rectangles(250, 150)
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "width": 250, "height": 150, "crs": "EPSG:32633"}
+    with rasterio.open(tmp_path / "a.tif", "w", transform=rasterio.Affine(1, 0, 5e5, 0, -1, 5e6), **profile) as file:
+        file.write(np.moveaxis(picture, 2, 0))
+    cv2.imwrite(str(tmp_path / "b.png"), picture[..., ::-1])
+    tally = predict_files(weights, tmp_path, tmp_path / "out", save=True, save_txt=True, conf=0.3)
+    assert tally.objects["a.tif"] == tally.objects["b.png"] > 50
+    expected = predict_scene(weights, tmp_path / "b.png", conf=0.3)
+    entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    found = np.array([entry["bbox"] for entry in entries if entry["image_id"] == "b.png"])
+    np.testing.assert_allclose(found[:, :2], expected.bbox[:, :2], atol=1e-3)
+    assert pyogrio.read_info(tmp_path / "out" / "detections.gpkg")["features"] == tally.objects["a.tif"]
+    for name in ("annotated/a.jpg", "annotated/b.jpg", "labels/b.txt", "index.html"):
+        assert (tmp_path / "out" / name).stat().st_size > 100

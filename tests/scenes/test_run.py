@@ -1,0 +1,219 @@
+"""Runs over scenes: what is found, counted, written, killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from rfla_yolo.scenes.run import UNFINISHED, Tally, Tiling, run_scenes, scene_rows
+from rfla_yolo.scenes.source import DamagedBlockError, Picture, open_source
+
+from .conftest import NAMES, detector, rectangles
+
+rasterio = pytest.importorskip("rasterio")
+pytest.importorskip("pyogrio")
+UTM = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.3, 0, 5e5, 0, -0.3, 5e6)}
+TILED = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+TILING = Tiling(tile=128, overlap=32, batch=4)
+MADE_OF = {"weights": "stub"}
+
+
+def found_boxes(out: Path) -> np.ndarray:
+    found = np.array([d["bbox"] for d in json.loads((out / "predictions.json").read_text())]).reshape(-1, 4)
+    found[:, 2:] += found[:, :2]
+    return found[np.lexsort(found.T)]
+
+
+def in_order(boxes: np.ndarray) -> np.ndarray:
+    return boxes[np.lexsort(boxes.T)]
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_every_object_once_and_all_files(write_tiff, tmp_path):
+    picture, boxes = rectangles(500, 300)
+    reports = []
+    path = write_tiff(picture, **TILED, **UTM)
+    tally = run_scenes(
+        [path],
+        detector,
+        tmp_path / "out",
+        TILING,
+        NAMES,
+        MADE_OF,
+        save_txt=True,
+        report=lambda t: reports.append(t.done),
+    )
+    assert tally.text() == "40 objects on 15 tiles"
+    assert reports == [5, 10, 15]
+    np.testing.assert_array_equal(found_boxes(tmp_path / "out"), in_order(boxes))
+    names = {"predictions.json", "detections.geojson", "detections.gpkg", "index.html", "labels/scene.txt"}
+    assert names <= set(files(tmp_path / "out"))
+    assert not (tmp_path / "out" / UNFINISHED).exists()
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<td>all</td><td>40</td>" in page.replace(" class=text", "")
+    with pytest.raises(ValueError, match="holds a finished run: take another --out, or write over it by --overwrite"):
+        run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
+    run_scenes([path], detector, tmp_path / "out", TILING, NAMES, {"weights": "others"}, overwrite=True)
+
+
+def test_tiles_without_a_valid_pixel_and_outside_of_the_area_are_not_detected(write_tiff, tmp_path):
+    picture, boxes = rectangles(500, 500)
+    picture[:260] = 0
+    path = write_tiff(picture, nodata=0, **TILED)
+    seen = []
+
+    def counting(tiles):
+        seen.append(len(tiles))
+        return detector(tiles)
+
+    tally = run_scenes([path], counting, tmp_path / "out", TILING, NAMES, MADE_OF)
+    assert (tally.done, tally.empty, sum(seen)) == (25, 10, 15)
+    whole = boxes[boxes[:, 1] >= 260]
+    assert {tuple(box) for box in whole} <= {tuple(box) for box in found_boxes(tmp_path / "out")}
+
+    ring = [[0, 0], [200, 0], [200, 500], [0, 500], [0, 0]]
+    (tmp_path / "aoi.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    tiling = Tiling(tile=128, overlap=32, batch=4, aoi=tmp_path / "aoi.geojson")
+    seen.clear()
+    tally = run_scenes([path], counting, tmp_path / "in", tiling, NAMES, MADE_OF)
+    assert (tally.total, tally.outside, tally.empty) == (15, 10, 6)
+    expected = found_boxes(tmp_path / "out")
+    expected = expected[expected[:, ::2].mean(1) < 200]
+    np.testing.assert_array_equal(found_boxes(tmp_path / "in"), expected)
+
+
+def test_a_scene_without_objects_and_an_area_beside_it(write_tiff, tmp_path):
+    path = write_tiff(np.ones((100, 100, 3), dtype=np.uint8), **UTM)
+    tally = run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
+    assert tally.text() == "0 objects on 1 tiles"
+    assert {"detections.gpkg", "detections.geojson", "index.html"} <= set(files(tmp_path / "out"))
+    ring = [[0, 0], [1, 0], [1, 1], [0, 0]]
+    (tmp_path / "aoi.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    tiling = Tiling(tile=128, overlap=32, aoi=tmp_path / "aoi.geojson")
+    with pytest.raises(ValueError, match=r"aoi: .*aoi.geojson touches no scene"):
+        run_scenes([path], detector, tmp_path / "in", tiling, NAMES, MADE_OF)
+
+
+def test_a_damaged_block_is_named_or_its_tiles_left_out(write_tiff, tmp_path):
+    picture, boxes = rectangles(500, 500)
+    path = write_tiff(picture, **TILED)
+    with rasterio.open(path) as file:
+        offset = int(file.get_tag_item("BLOCK_OFFSET_3_3", "TIFF", bidx=1))  # px 192 to 256
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\0" * 32)
+    message = (
+        r"scene.tif: the window of 128 x 128 px at 96, 96 cannot be read: .*; --skip-bad-tiles leaves such tiles out"
+    )
+    with pytest.raises(DamagedBlockError, match=message):
+        run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
+    tiling = Tiling(tile=128, overlap=32, batch=4, skip_bad_tiles=True)
+    tally = run_scenes([path], detector, tmp_path / "skipped", tiling, NAMES, MADE_OF)
+    assert len(tally.damaged) == 4
+    assert "128 x 128 px at 192, 96 cannot be read" in tally.text()
+    far = boxes[(boxes[:, 2:] < 96).any(1) | (boxes[:, :2] > 320).any(1)]
+    assert {tuple(box) for box in far} <= {tuple(box) for box in found_boxes(tmp_path / "skipped")}
+
+
+def test_pictures_of_a_folder(tmp_path):
+    expected = {}
+    for name, size in {"a.png": (300, 200), "sub/b.png": (90, 70), "sub/a.png": (200, 300)}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture, boxes = rectangles(*size, 8)
+        cv2.imwrite(str(tmp_path / name), picture[..., ::-1])
+        expected[name] = boxes
+    tally = run_scenes([tmp_path / n for n in expected], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
+    assert dict(tally.objects) == dict.fromkeys(expected, 8)
+    entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    for name, boxes in expected.items():
+        found = np.array([entry["bbox"] for entry in entries if entry["image_id"] == name])
+        np.testing.assert_array_equal(in_order(found[:, :2]), in_order(boxes[:, :2]))
+    assert not (tmp_path / "out" / "detections.gpkg").exists()
+
+
+def test_tiles_that_reach_the_limit_are_named():
+    picture, _ = rectangles(128, 128, 30)
+    tally = Tally()
+    list(scene_rows(Picture(Path("a"), picture), detector, Tiling(tile=128, overlap=0, max_det=30), tally))
+    assert tally.full == ["a: the window of 128 x 128 px at 0, 0"]
+    assert "at 0, 0: has reached the limit of detections (--max-det)" in tally.text()
+
+
+def test_rows_come_as_soon_as_they_are_settled(write_tiff):
+    picture, boxes = rectangles(128, 1000)
+    with open_source(write_tiff(picture)) as source:
+        rows = list(scene_rows(source, detector, TILING))
+    assert len(rows) == 11
+    assert len(rows[0]) > 0
+    np.testing.assert_array_equal(in_order(np.concatenate([row.bbox for row in rows])), in_order(boxes))
+
+
+RUN = """
+import os, signal, sys
+from pathlib import Path
+from rfla_yolo.scenes import run
+from tests.scenes.conftest import NAMES, detector
+
+path, out, calls, moves = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+left = {"calls": calls, "moves": moves}
+
+def killed(what, function):
+    def wrapped(*arguments):
+        left[what] -= 1
+        if left[what] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments)
+    return wrapped
+
+os.replace = killed("moves", os.replace)
+tiling = run.Tiling(tile=128, overlap=32, batch=4)
+run.run_scenes([path], killed("calls", detector), out, tiling, NAMES, {"weights": "stub"})
+"""
+
+
+def test_killed_at_random_moments_and_started_again_gives_the_same_files(write_tiff, tmp_path):
+    picture, _ = rectangles(500, 900, 120)
+    path = write_tiff(picture, **TILED, **UTM)
+    run_scenes([path], detector, tmp_path / "whole", TILING, NAMES, MADE_OF)
+    rng = random.Random()  # other moments in every run
+    moments = [(rng.randint(1, 6), 99), (rng.randint(1, 6), 99), (99, rng.randint(0, 5)), (99, 99)]
+    codes = []
+    for calls, moves in moments:
+        command = [sys.executable, "-c", RUN, str(path), str(tmp_path / "killed"), str(calls), str(moves)]
+        codes.append(subprocess.run(command, cwd=Path(__file__).parents[2]).returncode)
+    assert codes == [-signal.SIGKILL] * 3 + [0], moments
+    assert files(tmp_path / "killed") == files(tmp_path / "whole"), moments
+
+
+def test_a_run_goes_on_only_with_the_same_scene_and_settings(write_tiff, tmp_path):
+    path = write_tiff(rectangles(300, 500)[0])
+    calls = []
+
+    def failing(tiles):
+        calls.append(len(tiles))
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        return detector(tiles)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_scenes([path], failing, tmp_path / "out", TILING, NAMES, MADE_OF)
+    others = [(Tiling(tile=128, overlap=16, batch=4), MADE_OF, "overlap was 32 and is 16")]
+    others += [(TILING, {"weights": "others"}, "weights was 'stub' and is 'others'")]
+    for tiling, made_of, message in others:
+        with pytest.raises(ValueError, match=message):
+            run_scenes([path], detector, tmp_path / "out", tiling, NAMES, made_of)
+    path.touch()
+    with pytest.raises(ValueError, match="source was"):
+        run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
+    assert sum(calls) > 4
