@@ -1,7 +1,7 @@
 """What exported files compute beside their checkpoint, each run by its own runtime.
 
-``python benchmarks/exports.py --work FOLDER`` trains the demo's model and yolo26n-p2 on the demo set (or takes them from
-the folder), exports them, and writes ``benchmarks/results/exports.json`` and the tables of ``docs/export.md``: the
+``python benchmarks/exports.py --work FOLDER`` trains the demo's model and yolo26n-p2 on the demo set (or takes them
+from the folder), exports them, and writes ``benchmarks/results/exports.json`` and the tables of ``docs/export.md``: the
 largest difference of a box at objects of 4, 8 and 16 px, and AP by size of file and checkpoint. A format whose packages
 are missing is left out, and said so.
 """
@@ -27,6 +27,7 @@ from ultralytics.nn.autobackend import AutoBackend
 from benchmarks.common import ROOT, environment, fill, write
 from rfla_yolo import RFLAYOLO
 from rfla_yolo.cli.train import DEMO
+from rfla_yolo.engine.data import check_dataset
 from rfla_yolo.engine.export import export_model, inputs, pair_boxes
 from rfla_yolo.engine.formats import safely
 from rfla_yolo.evaluation import TABLE, percent
@@ -92,7 +93,7 @@ def accuracy(model: str | Path, nms: bool | None, work: Path) -> dict[str, float
 
 def measure(work: Path) -> list[dict[str, Any]]:
     """Return a cell for each model, branch and format."""
-    images = sorted(Path(check_det_dataset(DEMO["data"])["val"]).glob("*.png"))[:IMAGES]
+    images = sorted(Path(check_det_dataset(check_dataset(DEMO["data"], "val"))["val"]).glob("*.png"))[:IMAGES]
     cells = []
     for model in MODELS:
         weights = trained(model, work)
