@@ -109,8 +109,8 @@ def _what_to_install(name: str, missing: str) -> str:
 def keep_float32(folder: str | Path) -> None:
     """Make an OpenVINO model compute in float32 wherever it runs, as far as a file can.
 
-    On CPUs with bfloat16 OpenVINO computes in it unless the program asks for float32, and boxes are then off by a
-    pixel. Its own mark on operations that must keep their precision (``precise``) does nearly the same from within
+    On CPUs with bfloat16 OpenVINO computes in it unless the program asks for float32, and boxes are then off by up
+    to a pixel. Its own mark on operations that must keep their precision (``precise``) does nearly the same from within
     the file. Max-pooling and resizing, which round features alone, lose the mark when OpenVINO rewrites them
     for its CPU; softmax, which makes the boxes, would too but for its first version.
     """
