@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all test-matrix lint clean
 
 demo: .venv/export ## train on the demo set, validate, export to ONNX and run the file
 	$(BIN)/python train.py --project $(CURDIR)/runs --name demo --exist-ok
@@ -15,6 +15,9 @@ test: .venv/dev lint ## run lint, types, tests and doctests
 test-all: .venv/dev lint ## the same, and the tests that take minutes
 	$(BIN)/python -m pytest -m "slow or not slow"
 
+test-matrix: .venv/dev ## the tests with the oldest and the newest Ultralytics, on every Python that is on PATH
+	$(BIN)/tox run
+
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -26,4 +29,4 @@ lint: .venv/dev
 	touch $@
 
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv .tox runs build *.egg-info

@@ -226,7 +226,7 @@ def add_areas(parser: argparse.ArgumentParser) -> None:
 
 def take_weights(args: dict[str, Any]) -> Any:
     """Take the checkpoint out of the arguments: validating or exporting an untrained model is never meant."""
-    weights = args.pop("model", None) or fail("--weights is required: a checkpoint (.pt), or for val an exported .onnx")
+    weights = args.pop("model", None) or fail("--weights is required: a checkpoint (.pt), or for val an exported file")
     if Path(str(weights)).suffix in {".yaml", ".yml"}:
         fail(f"--weights must be a checkpoint (.pt) or an exported model, not the YAML {weights}")
     return weights

@@ -1,7 +1,7 @@
 """Receptive fields, loss, trainer, validator and export: the only folder that knows Ultralytics' internals."""
 
 from .distributed import is_first_process
-from .export import compare_onnx, export_model
+from .export import compare_export, export_model
 from .loss import RFLAAssigner, RFLADetectionLoss, rf_sizes
 from .model import RFLAYOLO
 from .receptive_field import receptive_fields
@@ -20,7 +20,7 @@ __all__ = [
     "RFLASegmentationValidator",
     "RFLATrainer",
     "RFLAValidator",
-    "compare_onnx",
+    "compare_export",
     "export_model",
     "is_first_process",
     "receptive_fields",

@@ -1,7 +1,10 @@
-"""Export, and the check that an exported ONNX file computes what the model computes."""
+"""Export, and the check that an exported file computes what its checkpoint computes."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +12,55 @@ import numpy as np
 import torch
 from ultralytics.cfg import get_cfg
 from ultralytics.data.augment import LetterBox
-from ultralytics.nn.tasks import load_checkpoint
-from ultralytics.utils import ASSETS, LOGGER
+from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.utils import ASSETS, DEFAULT_CFG, LOGGER, nms
 from ultralytics.utils.patches import imread
 
-TOLERANCE = 1e-3  # largest difference of boxes (share of the image size) and scores
+from .formats import FULL_PRECISION, NEEDS, format_of, safely
+from .model import RFLAYOLO
+
+BOXES, SCORES, OTHERS = 0.05, 1e-3, 1e-3  # largest differences: px, score, share of the largest value
+MISSING = 0.01  # largest share of the boxes that only one of file and checkpoint has, at least one box
+NEAR = 2.0  # px: two boxes of a class whose coordinates are nearer are one
+CONFIDENCE = 0.25  # of suppression in a file, where none is given: Ultralytics' value
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How an exported file differs from its checkpoint on an image.
+
+    Attributes:
+        boxes: Largest difference of a coordinate, px of the input.
+        scores: Largest difference of a score.
+        others: Largest difference of mask coefficients, prototypes, keypoints or angles, as a share of their largest.
+        selected: Number of boxes where the file selects them, by suppression or the one-to-one branch; None for raw
+            outputs, which are compared place by place.
+        missing: Number of selected boxes that only one of the two has.
+    """
+
+    boxes: float
+    scores: float
+    others: float = 0.0
+    selected: int | None = None
+    missing: int = 0
+
+    def __str__(self) -> str:
+        text = f"boxes differ by at most {self.boxes:.1e} px, scores by {self.scores:.1e}"
+        if self.others:
+            text += f", other outputs by {self.others:.1e} of their largest"
+        return text if self.selected is None else f"{self.selected} boxes, {self.missing} of one side only; {text}"
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is more than rounding."""
+        within = self.boxes <= BOXES and self.scores <= SCORES and self.others <= OTHERS
+        return not within or self.missing > max(MISSING * (self.selected or 0), 1)
 
 
 def export_model(weights: str | Path, image: str | Path | None = None, **kwargs: Any) -> Path:
-    """Export a checkpoint by Ultralytics; an ONNX file is then run and compared with the checkpoint.
+    """Export a checkpoint by Ultralytics; the file is then run by its own runtime and compared with the checkpoint.
+
+    TorchScript, ONNX, OpenVINO, MNN and NCNN are run. Other formats are written by Ultralytics as they are.
 
     Args:
         weights: The checkpoint.
@@ -25,59 +68,179 @@ def export_model(weights: str | Path, image: str | Path | None = None, **kwargs:
         **kwargs: Ultralytics' export arguments.
 
     Returns:
-        The exported file.
+        The exported file or folder.
 
     Raises:
-        ValueError: If the ONNX file, at full precision, differs from the checkpoint by more than 1e-3.
+        ValueError: If the file, at full precision, differs from the checkpoint by more than rounding, or cannot hold
+            what was asked for.
+        ModuleNotFoundError: If packages are missing; none is installed.
     """
-    from .model import RFLAYOLO
-
-    model = RFLAYOLO(weights, kwargs.pop("task", None))
-    file = Path(model.export(**kwargs))
+    image = Path(image or ASSETS / "bus.jpg")
+    if not image.is_file():
+        raise FileNotFoundError(f"source: no such image: {image}")
+    file = Path(RFLAYOLO(weights, kwargs.pop("task", None)).export(**kwargs))
     options = get_cfg(overrides=dict(kwargs))
-    if file.suffix != ".onnx":
+    name = format_of(file)
+    if name not in NEEDS:
+        LOGGER.info(f"Not compared with torch: files of format {name} are not run here")
         return file
-    one_to_one = options.nms is False and getattr(model.model.model[-1], "one2one_cv2", None) is not None
-    if options.nms or one_to_one:
-        part = "its one-to-one head" if one_to_one else "non-maximum suppression in it"
-        LOGGER.info(f"Not compared with torch: the ONNX file selects the boxes, by {part}, and gives no raw outputs")
-        return file
-    boxes, scores = compare_onnx(weights, file, image or ASSETS / "bus.jpg")
-    LOGGER.info(f"ONNX Runtime against torch: boxes differ by at most {boxes:.2e} of the image, scores by {scores:.2e}")
-    if options.quantize not in {None, 32}:
-        LOGGER.info(f"Not held to {TOLERANCE:g}: the file computes at reduced precision")
-    elif max(boxes, scores) > TOLERANCE:
-        raise ValueError(f"export: {file} differs from {weights} by {max(boxes, scores):.2e}, over {TOLERANCE:g}")
+    with safely(name):
+        found = compare_export(weights, file, image, options.conf, options.iou, options.agnostic_nms)
+    LOGGER.info(f"{name} against torch: {found}")
+    if found.selected == 0:
+        LOGGER.warning(f"{image} gives no boxes: nothing was compared; --source takes an image with objects")
+    if options.quantize not in FULL_PRECISION:
+        LOGGER.info("Not held to a tolerance: the file computes at reduced precision")
+    elif found.is_large:
+        raise ValueError(f"export: {file} differs from {weights} by more than rounding: {found}")
     return file
 
 
-def compare_onnx(weights: str | Path, onnx_file: str | Path, image: str | Path) -> tuple[float, float]:
-    """Run an ONNX file and its checkpoint on one image.
+def compare_export(
+    weights: str | Path,
+    file: str | Path,
+    image: str | Path,
+    conf: float | None = None,
+    iou: float | None = None,
+    agnostic_nms: bool = False,
+) -> Difference:
+    """Run an exported file and its checkpoint on one image, at a second size too where the file takes any.
 
     Args:
         weights: The checkpoint.
-        onnx_file: The file exported from it, with raw outputs.
+        file: The exported file or folder.
         image: An image.
+        conf: Lowest score of the suppression in the file, if there is one; Ultralytics' value by default.
+        iou: IoU of that suppression; Ultralytics' value by default.
+        agnostic_nms: Whether it suppresses across classes.
 
     Returns:
-        The largest differences: of box coordinates in units of the longer side of the input, and of scores and of what
-        else the task has of every anchor, in units of its largest value.
+        The largest differences.
     """
-    import onnxruntime
+    file_model = AutoBackend(str(file), verbose=False)
+    arguments = file_model.metadata["args"]
+    selects = bool(file_model.end2end)  # also Ultralytics' word for suppression in the file
+    suppresses = selects and bool(arguments.get("nms"))
+    torch_model = AutoBackend(str(weights), end2end=selects and not suppresses, verbose=False, channels_last=False)
+    head = torch_model.backend.model.model[-1]
+    classes = len(file_model.names)
+    least = (CONFIDENCE if conf is None else conf) if suppresses else 0.0
+    found = []
+    for pixels in inputs(image, file_model.imgsz, file_model.channels, bool(arguments.get("dynamic"))):
+        with torch.no_grad():
+            exported, *exported_rest = _flat(file_model(pixels))
+            head.max_det, head.agnostic_nms = exported.shape[1] if selects else head.max_det, agnostic_nms
+            expected, *expected_rest = _flat(torch_model(pixels)[0])
+        rest = max((_relative(a, b) for a, b in zip(expected_rest, exported_rest, strict=True)), default=0.0)
+        if not selects:
+            found.append(_raw_difference(expected, exported, classes, rest))
+            continue
+        if suppresses:
+            expected = nms.non_max_suppression(
+                expected,
+                least,
+                DEFAULT_CFG.iou if iou is None else iou,
+                agnostic=agnostic_nms,
+                max_det=exported.shape[1],
+                nc=classes,
+                max_time_img=math.inf,
+                rotated=file_model.task == "obb",
+            )
+        found.append(set_difference(expected[0], exported[0], least, rest))
+    return Difference(
+        max(difference.boxes for difference in found),
+        max(difference.scores for difference in found),
+        max(difference.others for difference in found),
+        sum(difference.selected or 0 for difference in found) if selects else None,
+        sum(difference.missing for difference in found),
+    )
 
-    session = onnxruntime.InferenceSession(str(onnx_file), providers=["CPUExecutionProvider"])
-    spec = session.get_inputs()[0]
-    model, _ = load_checkpoint(weights, fuse=True)
-    fixed = [size if isinstance(size, int) else None for size in spec.shape]
-    height, width = fixed[2] or 640, fixed[3] or 640
-    picture = LetterBox((height, width), auto=False)(image=imread(str(image)))
-    pixels = np.ascontiguousarray(picture[..., ::-1].transpose(2, 0, 1)[None], dtype=np.float32) / 255
-    pixels = np.repeat(pixels, fixed[0] or 1, axis=0)
-    exported = session.run(None, {spec.name: pixels.astype(np.float16 if "float16" in spec.type else np.float32)})[0]
-    with torch.no_grad():
-        outputs = model(torch.from_numpy(pixels))[0]
-    expected = (outputs[0] if isinstance(outputs, tuple) else outputs).numpy()  # of segmentation without prototypes
-    difference = np.abs(exported.astype(np.float32) - expected).max(axis=(0, 2))  # per channel: x, y, w, h, scores, ...
-    rest = slice(4 + model.model[-1].nc, None)  # coefficients of masks, keypoints or the angle, as share of the largest
-    difference[rest] /= np.abs(expected[:, rest]).max(initial=1.0)
-    return float(difference[:4].max()) / max(height, width), float(difference[4:].max())
+
+def set_difference(expected: torch.Tensor, exported: torch.Tensor, least: float, others: float = 0.0) -> Difference:
+    """Compare two sets of boxes: equal scores may stand in any order.
+
+    Boxes at the border of selection, as low as the lowest that is selected, may be of one side only.
+
+    Args:
+        expected: Rows of four coordinates (px), score, class and anything else, (D, 6 + E), best first.
+        exported: The same of the file, padded by rows whose score is 0.
+        least: Lowest score.
+        others: Difference of other outputs.
+
+    Returns:
+        The largest differences over the pairs, and how many boxes have no partner.
+    """
+    expected, exported = (rows[rows[:, 4] > least].double().cpu() for rows in (expected, exported))
+    rows, places = pair_boxes(expected, exported)
+    alone = torch.cat([_without(expected, rows)[:, 4], _without(exported, places)[:, 4]])
+    lowest = min((float(side[:, 4].min()) for side in (expected, exported) if len(side)), default=0.0)
+    border = max(least, lowest) * (1 + SCORES) + 1e-6
+    gap = (expected[rows] - exported[places]).abs()
+    return Difference(
+        float(gap[:, :4].max()) if len(gap) else 0.0,
+        float(gap[:, 4].max()) if len(gap) else 0.0,
+        max(others, _relative(expected[rows, 6:], exported[places, 6:])),
+        max(len(expected), len(exported)),
+        int((alone > border).sum()),
+    )
+
+
+def pair_boxes(expected: torch.Tensor, exported: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give each box, best first, the nearest box of its class on the other side that none has yet.
+
+    Args:
+        expected: Rows of four coordinates (px), score and class, (D, 6 or more), best first.
+        exported: The same, (E, 6 or more).
+
+    Returns:
+        Indices of the boxes that have a partner, and of their partners.
+    """
+    distance = torch.cdist(expected[:, :4], exported[:, :4], p=math.inf)
+    distance[expected[:, 5, None] != exported[None, :, 5]] = math.inf
+    cost = distance + (expected[:, 4, None] - exported[None, :, 4]).abs()  # of boxes alike, the one of the same score
+    pairs = []
+    for row in range(len(expected) if len(exported) else 0):
+        place = int(cost[row].argmin())
+        if distance[row, place] < NEAR and cost[row, place] < math.inf:
+            pairs.append((row, place))
+            cost[:, place] = math.inf
+    rows, places = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
+    return rows, places
+
+
+def _raw_difference(expected: torch.Tensor, exported: torch.Tensor, classes: int, others: float) -> Difference:
+    """Compare raw outputs place by place: four coordinates, the scores, anything else, (B, 4 + C + E, anchors)."""
+    scores = slice(4, 4 + classes)
+    gap = (expected.float() - exported.float()).abs()
+    others = max(others, _relative(expected[:, 4 + classes :], exported[:, 4 + classes :]))
+    return Difference(float(gap[:, :4].max()), float(gap[:, scores].max()), others)
+
+
+def _relative(expected: torch.Tensor, exported: torch.Tensor) -> float:
+    """Return the largest difference as a share of the largest expected value."""
+    if not expected.numel():
+        return 0.0
+    return float((expected.float() - exported.float()).abs().max() / expected.abs().max().clamp(min=1e-9))
+
+
+def _without(rows: torch.Tensor, taken: torch.Tensor) -> torch.Tensor:
+    left = torch.ones(len(rows), dtype=torch.bool)
+    left[taken] = False
+    return rows[left]
+
+
+def _flat(outputs: Any) -> Sequence[torch.Tensor]:
+    """Return predictions and, of a segmentation model, prototypes."""
+    return [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+
+
+def inputs(image: str | Path, imgsz: Sequence[int], channels: int = 3, dynamic: bool = False) -> Iterator[torch.Tensor]:
+    """Yield the image as input of the size exported and, where the file takes any, of a wider one."""
+    picture = imread(str(image))
+    if picture is None:
+        raise ValueError(f"source: cannot read the image {image}")
+    height, width = imgsz
+    for size in [(height, width), (height, width + 64)] if dynamic else [(height, width)]:
+        boxed = LetterBox(size, auto=False)(image=picture)[..., ::-1].transpose(2, 0, 1)[None]
+        pixels = torch.from_numpy(np.ascontiguousarray(boxed, dtype=np.float32) / 255)
+        yield pixels[:, [i % 3 for i in range(channels)]]

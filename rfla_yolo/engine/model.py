@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ultralytics import YOLO
+from ultralytics.nn.backends.base import BaseBackend
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER, colorstr
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
 
+from .formats import FULL_PRECISION, check_request, format_of, keep_float32, safely
 from .loss import branch_in_use, has_one_to_one
 from .precision import Float32Predictor, mixed
 from .trainer import TRAINERS
@@ -26,7 +28,7 @@ class RFLAYOLO(YOLO):
     The tasks are "detect", "segment", "pose" and "obb", oriented boxes.
 
     Args:
-        model: A model YAML, a checkpoint, or an exported ONNX file.
+        model: A model YAML, a checkpoint, or an exported file or folder.
         task: The task, for an exported file that does not say it; checked against all others.
         verbose: Print the model.
 
@@ -45,10 +47,12 @@ class RFLAYOLO(YOLO):
         if task not in {None, *TRAINERS}:
             raise ValueError(f"task must be one of {TASKS}, not {task!r}")
         path = Path(model)
-        if path.suffix in {".pt", ".onnx"} and not path.is_file() and path.stem not in GITHUB_ASSETS_STEMS:
+        exported = format_of(path)
+        if (path.suffix == ".pt" or exported) and not path.exists() and path.stem not in GITHUB_ASSETS_STEMS:
             raise FileNotFoundError(f"model: no such file: {path}")
+        written = BaseBackend.read_metadata(path).get("task") if exported else None  # Ultralytics guesses by the name
         try:
-            super().__init__(model, task=None if path.suffix in {".yaml", ".yml"} else task, verbose=verbose)
+            super().__init__(model, written or (None if path.suffix in {".yaml", ".yml"} else task), verbose)
         except FileNotFoundError:
             raise
         except NotImplementedError:  # RT-DETR: a head that YOLO has no task for
@@ -96,7 +100,8 @@ class RFLAYOLO(YOLO):
         model = self.model
         if "nms" in kwargs or not self._has_branches():
             self._log_branch("validating", kwargs)
-            return super().val(validator, **kwargs)
+            with safely(self._format()):
+                return super().val(validator, **kwargs)
         other = deepcopy(model)  # a validation removes the branch that it does not use
         LOGGER.info(f"The {branch_in_use(None)}, with non-maximum suppression:")
         metrics = super().val(validator, **kwargs)
@@ -110,11 +115,18 @@ class RFLAYOLO(YOLO):
     def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
         """Predict, with room for dense images; of a head with two branches the log says which it is."""
         self._log_branch("predicting", kwargs)
-        return super().predict(source, stream, predictor, **{"max_det": self._max_det(), **kwargs})
+        with safely(self._format()):
+            return super().predict(source, stream, predictor, **{"max_det": self._max_det(), **kwargs})
 
     def export(self, **kwargs: Any) -> str:
-        """Export, with room for dense images where the file selects the boxes itself."""
+        """Export, with room for dense images where the file selects the boxes itself, and OpenVINO in float32.
+
+        Raises:
+            ValueError: If the format cannot hold what ``nms`` asks for.
+            ModuleNotFoundError: If packages are missing; none is installed.
+        """
         self._check_is_pytorch_model()
+        name = check_request(kwargs.get("format"), kwargs.get("nms"), self._has_branches())
         self._log_branch("exporting", kwargs)
         if not kwargs.get("dynamic"):  # one size of image: there are no more boxes than anchors
             strides = self.model.stride.tolist()
@@ -122,7 +134,15 @@ class RFLAYOLO(YOLO):
             height, width = check_imgsz(imgsz, stride=int(max(strides)), min_dim=2)
             anchors = sum(int(height / stride) * int(width / stride) for stride in strides)
             kwargs.setdefault("max_det", min(self._max_det(), anchors))
-        return super().export(**{"max_det": self._max_det(), **kwargs})
+        with safely(name):
+            file = super().export(**{"max_det": self._max_det(), **kwargs})
+        if name == "openvino" and BaseBackend.read_metadata(file)["args"].get("quantize") in FULL_PRECISION:
+            keep_float32(file)
+        return file
+
+    def _format(self) -> str | None:
+        """Return the format of the exported file that stands for the network, None where there is a network."""
+        return format_of(self.model) if isinstance(self.model, (str, Path)) else None
 
     def _has_branches(self) -> bool:
         return isinstance(self.model, DetectionModel) and has_one_to_one(self.model)

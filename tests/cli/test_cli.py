@@ -277,6 +277,12 @@ def test_task(words, expected, monkeypatch):
     assert found.value.args[0] == expected
 
 
+def test_export_compares_on_the_image_that_source_names(monkeypatch, capsys):
+    monkeypatch.setattr(engine, "export_model", lambda *args, **options: (args, options))
+    cli.main(["export", "--weights", "best.pt", "--source", "a.png", "--format", "onnx"])
+    assert capsys.readouterr().out == "Wrote (('best.pt', 'a.png'), {'format': 'onnx'})\n"
+
+
 class TestCfg:
     """A file of Ultralytics' arguments, such as the args.yaml of a run."""
 

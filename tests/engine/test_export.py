@@ -1,85 +1,299 @@
-"""The exported file computes what the checkpoint computes, and can be validated."""
+"""Exported files compute what their checkpoint computes, and can be validated."""
 
 from __future__ import annotations
 
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.utils import checks
 
 from rfla_yolo import RFLAYOLO
-from rfla_yolo.engine import compare_onnx, export, export_model
+from rfla_yolo.engine import compare_export, export, export_model, formats
 
-onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime")
+NMS = {"nms": True, "conf": 1e-3}
 
 
 @pytest.fixture(scope="session")
-def onnx_file(trained):
-    return export_model(trained / "weights" / "best.pt", format="onnx", imgsz=64)
+def image(trained):
+    """An image of the validation set."""
+    return trained.parent / "set" / "images" / "val" / "0.png"
 
 
-def test_equal_to_torch(trained, onnx_file):
-    boxes, scores = compare_onnx(trained / "weights" / "best.pt", onnx_file, export.ASSETS / "bus.jpg")
-    assert max(boxes, scores) < 1e-4
+@pytest.fixture
+def weights(trained, tmp_path):
+    return Path(shutil.copy(trained / "weights" / "best.pt", tmp_path))
 
 
-def test_another_model_is_noticed(trained, onnx_file, tmp_path):
-    """The comparison can fail: a file from other weights differs."""
-    model = RFLAYOLO(trained / "weights" / "best.pt")
-    for parameter in model.model.model[-1].parameters():
-        parameter.data *= 1.1
-    model.save(tmp_path / "other.pt")
-    assert max(compare_onnx(tmp_path / "other.pt", onnx_file, export.ASSETS / "bus.jpg")) > export.TOLERANCE
+@pytest.fixture
+def end_to_end(tmp_path):
+    """A checkpoint with a one-to-one branch; untrained, its scores are all but equal."""
+    torch.manual_seed(0)
+    model = RFLAYOLO("yolo26n.yaml")
+    for branch in model.model.model[-1].one2one_cv3:
+        torch.nn.init.normal_(branch[-1].weight, std=0.5)
+    model.save(tmp_path / "26.pt")
+    return tmp_path / "26.pt"
 
 
-def test_difference_fails_the_export(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "compare_onnx", lambda *args: (0.0, 0.01))
-    weights = shutil.copy(trained / "weights" / "best.pt", tmp_path)
-    with pytest.raises(ValueError, match=r"differs from .* by 1\.00e-02, over 0\.001"):
-        export_model(weights, format="onnx", imgsz=64)
+@pytest.fixture
+def found(monkeypatch):
+    """What the comparisons of exports have found."""
+    found = []
+
+    def compare(*args):
+        found.append(compare_export(*args))
+        return found[-1]
+
+    monkeypatch.setattr(export, "compare_export", compare)
+    return found
 
 
-def test_reduced_precision_is_not_held_to_the_tolerance(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "compare_onnx", lambda *args: (0.0, 0.01))
-    weights = shutil.copy(trained / "weights" / "best.pt", tmp_path)
-    assert export_model(weights, format="onnx", imgsz=64, quantize=16).is_file()
+@pytest.fixture(scope="session")
+def onnx_file(trained, image):
+    return export_model(trained / "weights" / "best.pt", image, format="onnx", imgsz=64)
 
 
-def test_raw_outputs_are_compared_whatever_nms_says(trained, tmp_path, monkeypatch):
-    """``nms=False`` asks for a one-to-one head: without one the outputs are raw, as by default."""
-    monkeypatch.setattr(export, "compare_onnx", lambda *args: (0.0, 0.01))
-    weights = shutil.copy(trained / "weights" / "best.pt", tmp_path)
-    with pytest.raises(ValueError, match="differs from"):
-        export_model(weights, format="onnx", imgsz=64, nms=False)
+class TestAgainstTorch:
+    @pytest.mark.parametrize("name", ["torchscript", "onnx"])
+    @pytest.mark.parametrize("options", [{}, {"dynamic": True, "batch": 2}, NMS], ids=["raw", "dynamic", "nms"])
+    def test_equal(self, weights, image, found, name, options):
+        export_model(weights, image, format=name, imgsz=64, **options)
+        assert found[0].boxes < 1e-3 and found[0].scores < 1e-5 and not found[0].missing
+        assert (found[0].selected or 0) >= (5 if "nms" in options else 0)
+
+    @pytest.mark.parametrize("name", ["torchscript", "onnx"])
+    def test_one_to_one_branch(self, end_to_end, image, found, name):
+        file = export_model(end_to_end, image, format=name, imgsz=64, nms=False)
+        assert found[0].boxes < 1e-3 and found[0].scores < 1e-5
+        assert (found[0].selected, found[0].missing) == (64 + 16 + 4, 0)
+        assert AutoBackend(str(file))(torch.zeros(1, 3, 64, 64)).shape == (1, 64 + 16 + 4, 6)
+
+    def test_raw_outputs_of_a_model_with_both_branches_are_of_the_first(self, end_to_end, image, found):
+        export_model(end_to_end, image, format="onnx", imgsz=64)
+        assert found[0].selected is None and found[0].boxes < 1e-3
+
+    @pytest.mark.parametrize("options", [{}, NMS], ids=["raw", "nms"])
+    def test_another_model_is_noticed(self, weights, image, found, options):
+        """The comparison can fail: a file from other weights differs."""
+        file = export_model(weights, image, format="torchscript", imgsz=64, **options)
+        model = RFLAYOLO(weights)
+        for parameter in model.model.model[-1].parameters():
+            parameter.data *= 1.1
+        model.save(weights.with_name("other.pt"))
+        assert not found[0].is_large
+        assert compare_export(weights.with_name("other.pt"), file, image, options.get("conf")).is_large
+
+    def test_difference_fails_the_export(self, weights, monkeypatch):
+        monkeypatch.setattr(export, "compare_export", lambda *args: export.Difference(0.06, 0.0))
+        with pytest.raises(ValueError, match=r"differs from .* by more than rounding: boxes .* 6\.0e-02 px"):
+            export_model(weights, format="torchscript", imgsz=64)
+
+    def test_reduced_precision_is_not_held_to_the_tolerance(self, weights, monkeypatch):
+        monkeypatch.setattr(export, "compare_export", lambda *args: export.Difference(0.06, 0.0))
+        assert export_model(weights, format="onnx", imgsz=64, quantize=16).is_file()
+
+    def test_no_boxes_are_no_comparison(self, weights, image, monkeypatch, found):
+        said = []
+        monkeypatch.setattr(export.LOGGER, "warning", lambda message, *args: said.append(str(message)))
+        export_model(weights, image, format="torchscript", imgsz=64, nms=True, conf=0.999)
+        assert found[0].selected == 0 and f"{image} gives no boxes: nothing was compared" in said[-1]
+
+    def test_formats_that_are_not_run_here(self, weights, monkeypatch):
+        said = []
+        monkeypatch.setattr(export.LOGGER, "info", lambda message, *args: said.append(str(message)))
+        monkeypatch.setattr(RFLAYOLO, "export", lambda self, **kwargs: "best.engine")
+        assert export_model(weights, format="engine") == Path("best.engine")
+        assert said[-1] == "Not compared with torch: files of format engine are not run here"
 
 
-@pytest.mark.parametrize(("nms", "part"), [(False, "its one-to-one head"), (True, "non-maximum suppression in it")])
-def test_a_file_that_selects_the_boxes_is_not_compared(nms, part, tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr(export.LOGGER, "info", lambda message, *args: said.append(str(message)))
-    RFLAYOLO("yolo26n.yaml").save(tmp_path / "best.pt")
-    file = export_model(tmp_path / "best.pt", format="onnx", imgsz=64, nms=nms)
-    assert f"the ONNX file selects the boxes, by {part}" in said[-1]
-    shape = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).get_outputs()[0].shape
-    assert shape == [1, 64 + 16 + 4, 6]
+ROWS = np.random.default_rng(0).uniform(0, 100, (30, 6))
+ROWS[:, 5] = np.arange(30) % 3
+ROWS[:, 4] = np.sort(ROWS[:, 4])[::-1] / 100
 
 
-@pytest.mark.parametrize(("options", "boxes"), [({}, 3000), ({"max_det": 400}, 400)])
-def test_embedded_suppression_has_room_for_dense_images(trained, tmp_path, options, boxes):
-    """The exported file gives as many boxes as validation keeps, not Ultralytics' 300."""
-    weights = shutil.copy(trained / "weights" / "best.pt", tmp_path)
-    file = export_model(weights, format="onnx", imgsz=320, nms=True, conf=1e-9, iou=0.99, **options)
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    image = np.random.default_rng(0).random((1, 3, 320, 320), dtype=np.float32)
-    found = session.run(None, {"images": image})[0]
-    assert found.shape == (1, boxes, 6)
-    assert (found[0, :, 4] > 0).all()
+class TestSets:
+    @settings(max_examples=30, deadline=None)
+    @given(st.permutations(range(30)), st.floats(0, 0.01))
+    def test_order_does_not_count(self, order, noise):
+        """Ties may stand in any order: with one score for all, any permutation is the same set."""
+        rows = torch.tensor(ROWS)
+        rows[:, 4] = 0.5
+        moved = rows[list(order)]
+        moved[:, :4] += noise
+        difference = export.set_difference(rows, moved, 0.0)
+        assert difference.boxes == pytest.approx(noise, abs=1e-9)
+        assert (difference.selected, difference.missing, difference.scores) == (30, 0, 0)
+
+    def test_what_differs_is_counted(self):
+        rows = torch.tensor(ROWS)
+        other = rows.clone()
+        other[3, 5] += 1  # another class: one box of each side has no partner
+        other[7, 0] += 5  # another place
+        assert export.set_difference(rows, other, 0.0).missing == 4
+        assert (
+            export.set_difference(rows, other[:20], 0.0).missing == 4 + 9
+        )  # of the ten left out, the last is at the border
+        other = rows.clone()
+        other[11, 4] -= 0.002
+        difference = export.set_difference(rows, other, 0.0)
+        assert difference.scores == pytest.approx(0.002) and difference.is_large
+
+    def test_boxes_at_the_border_may_be_of_one_side(self):
+        rows = torch.tensor(ROWS)
+        rows[-3:, 4] = rows[-1, 4]
+        assert export.set_difference(rows[:-1], rows[[*range(27), 29]], 0.0).missing == 0
+        assert export.set_difference(rows, rows[:-1], float(rows[-1, 4]) - 1e-7).missing == 0
+        assert export.set_difference(rows, rows[:-1], 0.0).missing == 0
+
+    def test_padding_does_not_count(self):
+        rows = torch.tensor(ROWS)
+        assert export.set_difference(rows, torch.cat((rows, torch.zeros(9, 6))), 0.0).selected == 30
+        assert export.set_difference(rows[:0], torch.zeros(9, 6), 0.1) == export.Difference(0, 0, 0, 0, 0)
+        assert export.set_difference(rows, torch.zeros(9, 6), 0.0).missing == 29  # one is at the border
 
 
-def test_onnx_validates_as_the_checkpoint(trained, onnx_file, tmp_path):
-    data = trained.parent / "set" / "set.yaml"
-    options = {"data": str(data), "imgsz": 64, "plots": False, "project": str(tmp_path), "rect": False}
-    torch_metrics = RFLAYOLO(trained / "weights" / "best.pt").val(**options, name="torch")
-    onnx_metrics = RFLAYOLO(onnx_file).val(**options, name="onnx")
-    assert (tmp_path / "onnx" / "metrics.json").is_file()
-    assert onnx_metrics.evaluation["AP50"] == pytest.approx(torch_metrics.evaluation["AP50"], abs=1e-3)
+class TestRoom:
+    @pytest.mark.parametrize(("options", "boxes"), [({}, 2100), ({"max_det": 400}, 400)])
+    def test_one_to_one_branch(self, end_to_end, options, boxes):
+        """The exported file gives as many boxes as validation keeps, or as there are anchors: not Ultralytics' 300."""
+        file = RFLAYOLO(end_to_end).export(format="torchscript", imgsz=320, nms=False, **options)
+        assert AutoBackend(file)(torch.rand(1, 3, 320, 320)).shape == (1, boxes, 6)
+
+    @pytest.mark.parametrize(("options", "boxes"), [({}, 3000), ({"max_det": 400}, 400)])
+    def test_suppression(self, weights, options, boxes):
+        file = RFLAYOLO(weights).export(format="onnx", imgsz=320, nms=True, conf=1e-9, iou=0.99, **options)
+        torch.manual_seed(0)
+        found = AutoBackend(file)(torch.rand(1, 3, 320, 320))
+        assert found.shape == (1, boxes, 6) and (found[0, :, 4] > 0).all()
+
+
+class TestRequests:
+    @pytest.mark.parametrize(
+        ("name", "nms", "expected"),
+        [
+            ("ncnn", False, "nms=False: ncnn cannot hold the one-to-one branch"),
+            ("NCNN", True, "nms=True: ncnn cannot hold suppression"),
+            ("litert", True, "nms=True: litert cannot hold suppression"),
+        ],
+    )
+    def test_less_than_asked_is_refused(self, end_to_end, name, nms, expected):
+        with pytest.raises(ValueError, match=expected):
+            export_model(end_to_end, format=name, nms=nms)
+        assert [file.name for file in end_to_end.parent.iterdir()] == ["26.pt"]
+
+    def test_an_image_that_is_none_is_refused(self, weights):
+        with pytest.raises(FileNotFoundError, match=r"source: no such image: none\.jpg"):
+            export_model(weights, "none.jpg", format="torchscript", imgsz=64)
+
+
+class TestPackages:
+    @pytest.fixture(autouse=True)
+    def no_installation(self, monkeypatch):
+        def check_output(*args, **kwargs):
+            raise AssertionError("installs packages")
+
+        monkeypatch.setattr(checks.subprocess, "check_output", check_output)
+
+    def test_missing_ones_are_named_before_the_export(self, weights, monkeypatch):
+        monkeypatch.setitem(formats.NEEDS, "openvino", ("numpy", "no-such-package>=2", ("no-such-other", "neither")))
+        expected = r"format openvino needs no-such-package>=2 and no-such-other: pip install 'rfla-yolo\[openvino\]'; "
+        with pytest.raises(ModuleNotFoundError, match=expected + "nothing is installed by itself"):
+            export_model(weights, format="openvino", imgsz=64)
+
+    def test_of_several_that_serve_one_is_enough(self, monkeypatch):
+        monkeypatch.setitem(formats.NEEDS, "onnx", (("no-such-package", "numpy"),))
+        assert formats.check_request("onnx", None, False) == "onnx"
+
+    def test_missing_ones_are_named_where_a_file_is_run(self, onnx_file, trained, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(ModuleNotFoundError, match=r"format onnx needs onnxruntime: .*rfla-yolo\[export\]"):
+            RFLAYOLO(onnx_file).val(data=str(trained.parent / "set" / "set.yaml"), project=str(tmp_path))
+
+    @pytest.mark.parametrize("run", ["export", "val", "predict"])
+    def test_ultralytics_installs_nothing(self, weights, monkeypatch, run):
+        monkeypatch.setattr(
+            RFLAYOLO.__mro__[1].__mro__[1], run, lambda *args, **kwargs: checks.check_requirements("no-such-package")
+        )
+        assert getattr(RFLAYOLO(weights), run)() is False
+        with formats.safely("paddle"):
+            assert not checks.AUTOINSTALL
+            assert checks.check_requirements("no-such-package") is False
+
+    def test_extras_are_what_is_checked(self):
+        tomllib = pytest.importorskip("tomllib")
+        file = Path(__file__).parents[2] / "pyproject.toml"
+        extras = tomllib.loads(file.read_text())["project"]["optional-dependencies"]
+        for name, needs in formats.NEEDS.items():
+            given = extras["export" if name == "onnx" else name] if needs else []
+            given = [need for entry in given for need in (extras["export"] if "export]" in entry else [entry])]
+            assert given == [need if isinstance(need, str) else need[0] for need in needs]
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("a/best.onnx", "onnx"),
+        ("a/best_qnn.onnx", "qnn"),
+        ("best_openvino_model/", "openvino"),
+        ("best_int8_openvino_model", "openvino"),
+        ("BEST.TORCHSCRIPT", "torchscript"),
+        ("x_ncnn_model", "ncnn"),
+        ("best.pt", None),
+        ("yolov8n-p2.yaml", None),
+        ("folder", None),
+    ],
+)
+def test_format_of(file, expected):
+    assert formats.format_of(file) == expected
+
+
+def as_the_checkpoint(file, weights, data, folder):
+    """Whether the file validates as its checkpoint does: AP within 0.1 points."""
+    options = {"data": str(data), "imgsz": 64, "plots": False, "project": str(folder), "rect": False, "device": "cpu"}
+    ours = RFLAYOLO(file).val(**options, name="file").evaluation.metrics
+    expected = RFLAYOLO(weights).val(**options, name="torch").evaluation.metrics
+    assert (folder / "file" / "metrics.json").is_file()
+    return ours == pytest.approx(expected, abs=1e-3, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", ["torchscript", "onnx"])
+def test_validates_as_the_checkpoint(trained, weights, onnx_file, image, tmp_path, name):
+    file = onnx_file if name == "onnx" else export_model(weights, image, format=name, imgsz=64)
+    assert as_the_checkpoint(file, weights, trained.parent / "set" / "set.yaml", tmp_path)
+
+
+@pytest.mark.slow
+class TestOtherRuntimes:
+    @pytest.fixture(params=["openvino", "MNN", "ncnn"])
+    def name(self, request):
+        pytest.importorskip(request.param)
+        return request.param.lower()
+
+    @pytest.mark.parametrize("options", [{}, NMS, {"dynamic": True}], ids=["raw", "nms", "dynamic"])
+    def test_equal(self, trained, weights, image, tmp_path, found, name, options):
+        if name == "ncnn" and options:
+            pytest.skip("NCNN has neither suppression in the file nor sizes of its own")
+        file = export_model(weights, image, format=name, imgsz=64, **options)
+        assert found[0].boxes < 1e-2 and found[0].scores < 1e-4 and not found[0].missing
+        assert as_the_checkpoint(file, weights, trained.parent / "set" / "set.yaml", tmp_path) or options
+
+    def test_one_to_one_branch(self, end_to_end, image, found, name):
+        if name == "ncnn":
+            pytest.skip("refused")
+        export_model(end_to_end, image, format=name, imgsz=64, nms=False)
+        assert (found[0].selected, found[0].missing) == (64 + 16 + 4, 0)
+
+    def test_openvino_computes_in_float32_whoever_runs_it(self, weights, image):
+        """By Ultralytics' own runner, which lets OpenVINO choose the precision."""
+        pytest.importorskip("openvino")
+        file = export_model(weights, image, format="openvino", imgsz=64)
+        difference = compare_export(weights, file, image)
+        assert difference.boxes < export.BOXES and difference.scores < 5e-3

@@ -19,7 +19,7 @@ from ultralytics.utils.loss import E2ELoss
 from rfla_yolo import RFLAYOLO, RFLAConfig, RFLATrainer, evaluate, rfla_assign
 from rfla_yolo.assign import rfla_match
 from rfla_yolo.assign.targets import TAL_EPS
-from rfla_yolo.engine import RFLAOBBTrainer, RFLAPoseTrainer, RFLASegmentationTrainer, compare_onnx, export_model
+from rfla_yolo.engine import RFLAOBBTrainer, RFLAPoseTrainer, RFLASegmentationTrainer, compare_export, export_model
 from rfla_yolo.engine.loss import LOSSES, RFLALoss, RFLAMatcher, build_criterion, one_to_many
 from rfla_yolo.engine.positives import PositiveCounter
 from rfla_yolo.engine.trainer import TRAINERS
@@ -258,7 +258,8 @@ def test_training(name, train):
 def test_export(name, train):
     best = train(name) / "run/weights/best.pt"
     assert export_model(best, format="onnx", imgsz=64).is_file()
-    assert max(compare_onnx(best, best.with_suffix(".onnx"), ASSETS / "bus.jpg")) < 1e-4
+    difference = compare_export(best, best.with_suffix(".onnx"), ASSETS / "bus.jpg")
+    assert max(difference.boxes, difference.scores, difference.others) < 1e-3
 
 
 @pytest.mark.parametrize("names", [NEWEST, pytest.param([n for n, _ in STEPS[:6]], marks=pytest.mark.slow)])
