@@ -29,7 +29,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "tiled": {"tiled": True, "blockxsize": 512, "blockysize": 512},
     "striped": {"blockysize": 16},
 }
-TILE, OVERLAP, BATCH = 640, 64, 4
+TILE, OVERLAP = 640, 64
 OBJECTS = 40  # on a tile, of the stand-in
 MODEL = "yolov8n-p2.yaml"
 CONF = 0.995  # some dozens of boxes a tile from the untrained network
@@ -108,7 +108,7 @@ def measure_memory(layout: str, side: int, folder: Path) -> dict[str, Any]:
         os._exit(0)
     os.waitpid(pid, 0)
     before, start, cpu = peak(), time.perf_counter(), time.process_time()
-    tiling = Tiling(TILE, OVERLAP, BATCH)
+    tiling = Tiling(TILE, OVERLAP)
     tally = run_scenes([path], stand_in, folder / "out", tiling, {0: "a", 1: "b"}, {"weights": "stand-in"})
     return {
         "peak": peak(),
@@ -169,7 +169,8 @@ def prepare_ours(weights: Path, path: Path, out: Path) -> tuple[Any, Any]:
     detector = TileDetector(weights, device="cpu", conf=CONF)
 
     def run() -> int:
-        tally = run_scenes([path], detector, out, Tiling(TILE, OVERLAP, BATCH), detector.names, {"weights": "x"})
+        tiling = Tiling(TILE, OVERLAP, conf=detector.conf.tolist())
+        tally = run_scenes([path], detector, out, tiling, detector.names, {"weights": "x"})
         return tally.objects.total()
 
     return run, detector._backend

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision  # noqa: F401  # once imported, Ultralytics' suppression takes its compiled one
 import ultralytics
 from torch import nn
 from ultralytics import YOLO
@@ -33,7 +34,10 @@ from .precision import decode_in_float32
 from .validator import MAX_DET, MAX_NMS
 
 PADDING = 114  # the grey around pictures that are smaller than a tile, Ultralytics' value
+BATCH = 8  # tiles at once, on a GPU
 OVERLAP = 64  # px, where the checkpoint does not say how large objects are
+MERGED_FROM = 0.5  # of the least score: what tiles give from there on is merged, see benchmarks/seams.py
+FLOOR = 0.01  # below it there are too many boxes to be worth it
 ANNOTATED = 4096**2  # px of the largest picture that is drawn on
 DETECTION = ("device", "half", "conf", "iou", "max_det", "nms", "classes")
 TILING = ("tile", "overlap", "batch", "bands", "stretch", "aoi", "skip_bad_tiles")
@@ -42,14 +46,17 @@ TILING = ("tile", "overlap", "batch", "bands", "stretch", "aoi", "skip_bad_tiles
 class TileDetector:
     """A detector of tiles: RGB arrays (H, W, 3) to boxes in px of the tile.
 
+    Its detections begin at ``least``, below the scores that are wanted: scores change from tile to tile, so that ``conf``
+    is applied after merging.
+
     Args:
         model: A checkpoint (.pt), an exported file, or a YOLO.
         device: As Ultralytics takes it; by default the first GPU, or the CPU.
         half: Compute in half precision where the device can.
-        conf: Least score; "best": of each class the score of the lowest LRP, from the ``metrics.json`` beside the
+        conf: Least score of a scene's detections; "best": of each class the score of the lowest LRP, from the ``metrics.json`` beside the
             weights' run; or the path of such a file.
         iou: Two boxes of a class that overlap more are one object.
-        max_det: Detections a tile.
+        max_det: Detections a tile; those that reach ``conf`` come first.
         nms: False: by the one-to-one branch of a head that has one.
         classes: Indices of the classes to keep; all by default.
 
@@ -60,6 +67,9 @@ class TileDetector:
     Attributes:
         names: Class names by index.
         imgsz: Side of the training images, px; of an exported file that of its input.
+        conf: Least score that is wanted, (classes,).
+        least: Least score that a tile's detections have, (classes,).
+        on_cpu: Whether it computes on the CPU.
         objects: What the training has kept of its objects, see `measure_objects`; empty where it has not.
     """
 
@@ -108,11 +118,13 @@ class TileDetector:
             self._fixed = None if self._backend.dynamic else (sides[0], sides[-1])
         self.imgsz = max(sides) if isinstance(sides, (list, tuple)) else int(sides)
         self.conf = _thresholds(conf, model, self.names)
+        self.least = merged_from(self.conf)
+        self.on_cpu: bool = self._backend.device.type == "cpu"
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the detections of a tile follow from beside the weights, as plain values."""
-        plain = {"conf": self.conf.tolist(), "iou": self._iou, "one-to-one": self._one_to_one}
+        plain = {"merged from": self.least.tolist(), "iou": self._iou, "one-to-one": self._one_to_one}
         kept = {"classes": list(self._classes) if self._classes else None, "half": self._backend.fp16}
         return {**plain, **kept, "device": str(self._backend.device.type), **_versions()}
 
@@ -128,11 +140,12 @@ class TileDetector:
     def __call__(self, tiles: list[np.ndarray]) -> list[Detections]:
         """Return the detections on each tile."""
         images = torch.from_numpy(self._stack(tiles)).to(self._backend.device).permute(0, 3, 1, 2)
-        images = (images.half() if self._backend.fp16 else images.float()) / 255
+        number = torch.half if self._backend.fp16 else torch.float
+        images = images.to(number, memory_format=torch.contiguous_format).div_(255)
         with torch.inference_mode():
             outputs = suppression.non_max_suppression(
                 self._backend(images),
-                max(float(self.conf.min()) - 1e-6, 0.0),  # it takes what is above, we what is not below
+                max(float(self.least.min()) - 1e-6, 0.0),  # it takes what is above, we what is not below
                 self._iou,
                 self._classes,
                 max_det=MAX_NMS,
@@ -156,11 +169,19 @@ class TileDetector:
         return stacked
 
     def _keep(self, found: np.ndarray) -> Detections:
-        """Return what reaches the score of its class, best first, at most ``max_det``."""
+        """Return what reaches the least score of its class, best first, at most ``max_det``: what is wanted, then others."""
         label, score = found[:, 5].astype(np.int64), found[:, 4].astype(np.float64).round(7)
-        kept = (score >= self.conf[label]) & (found[:, 2:4] > found[:, :2]).all(1) & np.isfinite(found).all(1)
-        rows = np.flatnonzero(kept)[: self.max_det]
+        kept = (score >= self.least[label]) & (found[:, 2:4] > found[:, :2]).all(1) & np.isfinite(found).all(1)
+        rows = np.flatnonzero(kept)
+        if len(rows) > self.max_det:
+            below = score[rows] < self.conf[label[rows]]
+            rows = np.sort(rows[np.argsort(below, kind="stable")[: self.max_det]])
         return Detections.of(found[rows, :4], score[rows], label[rows])
+
+
+def merged_from(conf: Any) -> Any:
+    """Return the score from which detections on tiles are merged where ``conf`` is wanted; numbers or arrays."""
+    return np.minimum(conf, np.maximum(MERGED_FROM * conf, FLOOR))
 
 
 def predict_scene(model: str | Path | YOLO, source: str | Path | np.ndarray, **options: Any) -> Detections:
@@ -318,8 +339,9 @@ def _prepare(model: str | Path | YOLO, options: Mapping[str, Any]) -> tuple[Tile
     if "overlap" not in given and overlap > tile // 2:
         LOGGER.warning(f"overlap: {tile // 2} px, half of the tile, though the largest objects need {overlap} px")
         overlap = tile // 2
-    reading = {name: given[name] for name in TILING if name in given and name not in ("tile", "overlap")}
-    return detector, Tiling(tile, overlap, max_det=detector.max_det, **reading)
+    reading = {"batch": 1 if detector.on_cpu else BATCH}  # several at once bring a CPU nothing but a larger peak
+    reading |= {name: given[name] for name in TILING if name in given and name not in ("tile", "overlap")}
+    return detector, Tiling(tile, overlap, conf=detector.conf.tolist(), max_det=detector.max_det, **reading)
 
 
 def _load(model: str | Path | YOLO) -> nn.Module | str:

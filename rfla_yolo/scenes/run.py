@@ -35,6 +35,7 @@ class Tiling:
         tile: Side of a tile, px.
         overlap: Overlap of neighbouring tiles, px.
         batch: Tiles that the detector gets at once.
+        conf: Least score of each class, applied after merging; without it all that the detector gives.
         bands: Bands of rasters for red, green and blue, from 1, or one; see `Raster`.
         stretch: Values or percentiles that become 0 and 255; see `Raster`.
         aoi: GeoJSON of the area of interest: tiles outside are not read, detections with their centre outside dropped.
@@ -44,12 +45,17 @@ class Tiling:
 
     tile: int
     overlap: int
-    batch: int = 8
+    batch: int = 1
+    conf: Sequence[float] = ()
     bands: Sequence[int] = ()
     stretch: Sequence[float | str] = ()
     aoi: str | Path | None = None
     skip_bad_tiles: bool = False
     max_det: int = 3000
+
+    def wanted(self, found: Detections) -> NDArray[np.bool_]:
+        """Return which detections reach the score of their class, (N,)."""
+        return found.score >= (np.array(self.conf)[found.label] if self.conf else -np.inf)
 
     def open(self, path: Path) -> Source:
         """Open a scene."""
@@ -128,7 +134,7 @@ def scene_rows(
     merger, done = SeamMerger(rows), 0
     for row, windows in zip(islice(finished, len(rows)), rows):
         done += 1
-        yield _settle(source, windows, row, merger, area, tally, tiling.max_det)
+        yield _settle(source, windows, row, merger, area, tally, tiling)
     damaged: dict[Window, str] = {}  # filled by the reader, ahead of the rows
 
     def read(window: Window) -> Image | None:
@@ -146,7 +152,7 @@ def scene_rows(
         row = Row(result.found, result.skipped - len(bad), bad)
         if journal:
             journal.append(row)
-        yield _settle(source, windows, row, merger, area, tally, tiling.max_det)
+        yield _settle(source, windows, row, merger, area, tally, tiling)
 
 
 def _settle(
@@ -156,20 +162,20 @@ def _settle(
     merger: SeamMerger,
     area: Area | None,
     tally: Tally,
-    max_det: int,
+    tiling: Tiling,
 ) -> Detections:
     """Count a row of tiles and return what it settles, clipped to the scene."""
     found = merger.add_row(row.found)
     bbox = found.bbox.clip(0, [source.width, source.height] * 2)
-    kept: NDArray[np.bool_] = np.all(bbox[:, 2:] > bbox[:, :2], axis=1)
+    kept = tiling.wanted(found) & (bbox[:, 2:] > bbox[:, :2]).all(1)
     if area and len(found):
         kept &= area.holds(bbox)
     found = Detections(bbox, found.score, found.label, found.cut).take(kept)
     tally.done += len(windows)
     tally.empty += row.empty
     tally.damaged += row.damaged
-    counts = zip(windows, map(len, row.found))
-    tally.full += [f"{source.path}: {words(window)}" for window, count in counts if count >= max_det]
+    counts = zip(windows, (tiling.wanted(part).sum() for part in row.found))
+    tally.full += [f"{source.path}: {words(window)}" for window, count in counts if count >= tiling.max_det]
     tally.objects[source.name] += len(found)
     return found
 
@@ -280,9 +286,10 @@ def _stamps(paths: Sequence[Path], tiling: Tiling) -> dict[str, Any]:
     """Return what tells that scenes or their tiling have changed."""
     stamps = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
     area = Path(tiling.aoi).read_text(encoding="utf-8-sig") if tiling.aoi else None
-    plain = {"tile": tiling.tile, "overlap": tiling.overlap, "batch": tiling.batch, "max_det": tiling.max_det}
-    read = {"bands": list(tiling.bands), "stretch": list(tiling.stretch), "skip_bad_tiles": tiling.skip_bad_tiles}
-    return {"source": stamps, "aoi": area, **plain, **read}
+    names = ("tile", "overlap", "batch", "max_det", "skip_bad_tiles")
+    plain = {name: getattr(tiling, name) for name in names}
+    lists = {name: list(getattr(tiling, name)) for name in ("conf", "bands", "stretch")}
+    return {"source": stamps, "aoi": area, **plain, **lists}
 
 
 def _publish(part: Path, out: Path) -> None:

@@ -199,8 +199,7 @@ class Raster(Source):
             scaled = (values.astype(np.float32) - low) * (255 / (high - low))
             scaled[:, ~valid] = 0
             values = scaled.clip(0, 255).round().astype(np.uint8)
-        picture = np.moveaxis(values, 0, 2)
-        return np.ascontiguousarray(np.repeat(picture, 3, 2) if len(values) == 1 else picture)
+        return np.asarray(cv2.merge(list(np.broadcast_to(values, (3, *values.shape[1:])))), dtype=np.uint8)
 
     @cached_property
     def _limits(self) -> NDArray[np.float32]:

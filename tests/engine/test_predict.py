@@ -15,7 +15,7 @@ from ultralytics.utils import LOGGER
 from benchmarks.predict import untrained
 from rfla_yolo import RFLAYOLO, predict_scene, predict_scene_rows
 from rfla_yolo.engine.data import measure_objects
-from rfla_yolo.engine.predict import TileDetector, predict_files
+from rfla_yolo.engine.predict import TileDetector, merged_from, predict_files
 from rfla_yolo.scenes.detections import Detections, concatenate
 
 from ..scenes.conftest import rectangles
@@ -46,6 +46,11 @@ def tiles(number: int = 3, size: int = SIZE) -> list[np.ndarray]:
     return [rectangles(size, size, 10, seed)[0] for seed in range(number)]
 
 
+def wanted(detector: TileDetector, found: Detections) -> Detections:
+    """Return what reaches the scores that are wanted."""
+    return found.take(found.score >= detector.conf[found.label])
+
+
 def same(found: Detections, expected: np.ndarray) -> None:
     """Check that detections are these rows of xyxy, score, class, in any order: equal scores have none."""
     rows = np.concatenate([found.bbox.clip(0, SIZE), found.score[:, None], found.label[:, None]], 1)
@@ -59,7 +64,8 @@ def test_tiles_give_what_ultralytics_predicts(weights):
     model = RFLAYOLO(weights)
     for tile, found in zip(tiles(), detector(tiles())):
         expected = model.predict(tile[..., ::-1], imgsz=SIZE, conf=0.3, verbose=False)[0].boxes
-        same(found, expected.data.numpy())
+        same(wanted(detector, found), expected.data.numpy())
+        assert len(found) > len(expected) and found.score.min() >= 0.15
 
 
 def test_tiles_of_other_sizes_are_padded_not_resized(weights):
@@ -94,7 +100,7 @@ def test_conf_best_takes_the_scores_that_val_wrote(weights, warnings, tmp_path):
         np.testing.assert_allclose(detector.conf[:3], [0.35, 0.45, 0.4])
     assert "no threshold for class 2, class 3" in warnings[0]
     every = TileDetector(weights, conf=0.01)(tiles())[0]
-    found = detector(tiles())[0]
+    found = wanted(detector, detector(tiles())[0])
     expected = every.take(every.score >= detector.conf[every.label])
     np.testing.assert_allclose(found.score, expected.score, atol=1e-6)
     (tmp_path / "m.json").write_text('{"per_class": {"tree": {"threshold": 0.2}}}')
@@ -106,6 +112,24 @@ def test_max_det_keeps_the_best(weights):
     every, few = TileDetector(weights, conf=0.1)(tiles(1))[0], TileDetector(weights, conf=0.1, max_det=7)(tiles(1))[0]
     np.testing.assert_array_equal(few.score, every.score[:7])
     assert (np.diff(every.score) <= 0).all()
+
+
+def test_max_det_keeps_what_is_wanted_of_each_class(weights, tmp_path):
+    every = TileDetector(weights, conf=0.1)(tiles(1))[0]
+    rare = every.label[-1]  # its detections are weaker than those of the others
+    figures = {name: {"threshold": 0.1 if k == rare else 0.9} for k, name in RFLAYOLO(weights).names.items()}
+    (tmp_path / "m.json").write_text(json.dumps({"per_class": figures}))
+    whole = TileDetector(weights, conf=tmp_path / "m.json")
+    of_tile = whole(tiles(1))[0]
+    number = len(wanted(whole, of_tile))
+    assert 0 < number < len(of_tile)
+    few = TileDetector(weights, conf=tmp_path / "m.json", max_det=number)(tiles(1))[0]
+    np.testing.assert_array_equal(few.bbox, wanted(whole, of_tile).bbox)
+
+
+@pytest.mark.parametrize(("conf", "expected"), [(0.25, 0.125), (0.015, 0.01), (0.004, 0.004), (0.0, 0.0), (1.0, 0.5)])
+def test_merging_begins_below_the_score_that_is_wanted(conf, expected):
+    assert merged_from(np.array([conf])).tolist() == [expected]
 
 
 def test_the_one_to_one_branch(tmp_path):

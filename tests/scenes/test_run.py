@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from rfla_yolo.scenes import Detections
 from rfla_yolo.scenes.run import UNFINISHED, Tally, Tiling, run_scenes, scene_rows
 from rfla_yolo.scenes.source import DamagedBlockError, Picture, open_source
 
@@ -148,6 +149,24 @@ def test_tiles_that_reach_the_limit_are_named():
     list(scene_rows(Picture(Path("a"), picture), detector, Tiling(tile=128, overlap=0, max_det=30), tally))
     assert tally.full == ["a: the window of 128 x 128 px at 0, 0"]
     assert "at 0, 0: has reached the limit of detections (--max-det)" in tally.text()
+
+
+def test_the_score_is_applied_after_merging():
+    """Two tiles see three objects with scores about the threshold: the tile where each lies deeper decides."""
+    boxes = np.array([[100, 20, 110, 30], [114, 60, 124, 70], [116, 90, 126, 100]])  # tiles: 0 to 128 and 96 to 224
+    scores = {0: [0.2, 0.4, 0.2], 96: [0.4, 0.2, 0.4]}
+
+    def detector(images):
+        lefts = [int(image[0, 0, 0]) for image in images]
+        return [Detections.of(boxes - [left, 0, left, 0], scores[left], [0, 0, 1]) for left in lefts]
+
+    picture = np.arange(224, dtype=np.uint8)[None, :, None].repeat(128, 0).repeat(3, 2)
+    for conf, expected, full in (((), [100, 114, 116], 2), ([0.3, 0.3], [116], 1), ([0.1, 0.5], [100, 114], 2)):
+        tally = Tally()
+        tiling = Tiling(tile=128, overlap=32, conf=conf, max_det=2)
+        (found,) = scene_rows(Picture(Path("a"), picture), detector, tiling, tally)
+        assert sorted(found.bbox[:, 0].tolist()) == expected
+        assert len(tally.full) == full
 
 
 def test_rows_come_as_soon_as_they_are_settled(write_tiff):
