@@ -32,7 +32,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 TILE, OVERLAP = 640, 64
 OBJECTS = 40  # on a tile, of the stand-in
 MODEL = "yolov8n-p2.yaml"
-CONF = 0.995  # some dozens of boxes a tile from the untrained network
+CONF = 0.25  # some fifty boxes a tile from the untrained network
+SPREAD = 0.15  # of the untrained network's last weights: two to three times as many boxes from half of CONF as from it
 TARGETS = {"memory": 1.10, "share": 0.05}
 
 
@@ -60,13 +61,16 @@ def stand_in(tiles: list[np.ndarray]) -> list[Detections]:
     return found
 
 
-def untrained(path: Path | None = None, images: np.ndarray | None = None, share: float = 0.001) -> Any:
+def untrained(
+    path: Path | None = None, images: np.ndarray | None = None, share: float = 0.001, spread: float = 0.05
+) -> Any:
     """Return a yolov8n-p2 that was not trained but whose scores differ from place to place, and save it.
 
     Args:
         path: File for the checkpoint.
         images: RGB (B, H, W, 3) of uint8 that it is made for; noise by default.
         share: Share of the anchors in them whose score is above 0.5.
+        spread: Standard deviation of the weights that scores are made by: the larger, the fewer are about 0.5.
     """
     import torch
 
@@ -81,7 +85,7 @@ def untrained(path: Path | None = None, images: np.ndarray | None = None, share:
         images = np.random.default_rng(0).integers(256, size=(2, 320, 320, 3), dtype=np.uint8)
     batch = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     for layer in network.model[-1].cv3:
-        torch.nn.init.normal_(layer[-1].weight, std=0.05)
+        torch.nn.init.normal_(layer[-1].weight, std=spread)
         torch.nn.init.zeros_(layer[-1].bias)
     with torch.no_grad():
         network.train()(batch)
@@ -139,7 +143,8 @@ def measure_time(tool: str, folder: Path) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     weights, path = folder / "best.pt", folder / "scene.tif"
-    untrained(weights)
+    noise = np.random.default_rng(1).integers(256, size=(2, TILE, TILE, 3), dtype=np.uint8)
+    untrained(weights, noise, spread=SPREAD)
     write_scene(path, SMALL, "tiled", 1.0)
     spent, page = [0.0], [0.0]
     if tool == "SAHI":

@@ -61,16 +61,17 @@ class GeoJson(Output):
         else:
             corners, metres = rings(corners), ["null"] * len(found)
         image, digits = json.dumps(source.name), 9 if source.place.crs else 6
-        columns = zip(corners.tolist(), found.label.tolist(), found.score, _sides(found), metres, found.cut.tolist())
-        for ring, label, score, side, metre, cut in columns:
-            points = ", ".join(f"[{x:.{digits}f}, {y:.{digits}f}]" for x, y in [*ring, ring[0]])
-            self._file.write("\n" if self._first else ",\n")
-            self._file.write(
-                f'{{"type": "Feature", "geometry": {{"type": "Polygon", "coordinates": [[{points}]]}}, "properties": '
-                f'{{"image": {image}, "class": {self._names[label]}, "score": {score:.7g}, "side_px": {side:.3f}, '
-                f'"side_m": {metre}, "cut": {"true" if cut else "false"}}}}}'
-            )
-            self._first = False
+        points = ", ".join([f"[%.{digits}f, %.{digits}f]"] * 5)
+        closed = np.concatenate([corners, corners[:, :1]], 1).reshape(-1, 10).tolist()
+        columns = zip(closed, found.label.tolist(), found.score.tolist(), _sides(found).tolist(), metres, found.cut)
+        features = [
+            f'{{"type": "Feature", "geometry": {{"type": "Polygon", "coordinates": [[{points % tuple(ring)}]]}}, '
+            f'"properties": {{"image": {image}, "class": {self._names[label]}, "score": {score:.7g}, '
+            f'"side_px": {side:.3f}, "side_m": {metre}, "cut": {"true" if cut else "false"}}}}}'
+            for ring, label, score, side, metre, cut in columns
+        ]
+        self._file.write(("\n" if self._first else ",\n") + ",\n".join(features))
+        self._first = False
 
     def close(self) -> None:
         """End the file."""
@@ -158,8 +159,9 @@ class CocoJson(Output):
     def add(self, source: Source, found: Detections) -> None:
         """Write detections."""
         xywh = np.concatenate([found.bbox[:, :2], found.bbox[:, 2:] - found.bbox[:, :2]], 1).round(4)
+        image = json.dumps(source.name)
         entries = [
-            json.dumps({"image_id": source.name, "category_id": label + 1, "bbox": box, "score": score})
+            f'{{"image_id": {image}, "category_id": {label + 1}, "bbox": {box}, "score": {score}}}'  # as json.dumps
             for label, box, score in zip(found.label.tolist(), xywh.tolist(), found.score.round(7).tolist())
         ]
         if entries:
