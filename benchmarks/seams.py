@@ -25,6 +25,7 @@ from torchvision.ops import batched_nms
 from benchmarks.accuracy import RECIPE, data_root, prepare, use_bfloat16
 from benchmarks.common import ROOT, environment, fill, write
 from rfla_yolo import evaluate
+from rfla_yolo.engine.predict import merged_from
 from rfla_yolo.pairs import near_pairs
 from rfla_yolo.scenes import Detections, SeamMerger, Window, merge, tile_rows
 from rfla_yolo.scenes.detections import concatenate
@@ -33,6 +34,7 @@ CONF = 0.25  # of the detections that are counted
 LOWEST = 0.01  # of those that AP is taken of; lower ones would meet the limits of Ultralytics' suppression
 COLUMNS, ROWS, WIDTH, HEIGHT = 10, 10, 320, 256  # of a picture, in images, and of an image, px
 EPOCHS = 8
+FACTORS = (1.0, 0.8, 0.5, 0.2, 0.1)  # of CONF: where merging may begin
 TILES = ((640, 96), (320, 96))  # side and overlap, px: steps are multiples of 32
 Merge = Callable[[Sequence[Window], Sequence[Detections]], Detections]
 
@@ -146,6 +148,11 @@ def above(found: Detections, conf: float) -> Detections:
     return found.take(found.score >= conf)
 
 
+def at_conf(method: Merge, windows: Sequence[Window], found: Sequence[Detections], begin: float) -> Detections:
+    """Merge what has a score of ``begin`` or more, and keep what has `CONF` or more."""
+    return above(method(windows, [above(part, begin) for part in found]), CONF)
+
+
 def xywh(found: Detections) -> np.ndarray:
     """Return the boxes as COCO has them."""
     return np.concatenate([found.bbox[:, :2], found.bbox[:, 2:] - found.bbox[:, :2]], axis=1)
@@ -208,7 +215,8 @@ def measure_model(weights: Path, number: int) -> dict[str, Any]:
     made = pictures(number, seed=0)
     untiled = [detect(yolo, [picture])[0] for picture, _ in made]
     whole = average_precision(made, untiled)
-    cases = []
+    cases: list[dict[str, Any]] = []
+    factors: list[dict[str, Any]] = []
     for size, overlap in TILES:
         windows = [w for row in tile_rows(COLUMNS * WIDTH, ROWS * HEIGHT, size, overlap) for w in row]
         assert not any(w.left % 32 or w.top % 32 for w in windows)
@@ -218,19 +226,32 @@ def measure_model(weights: Path, number: int) -> dict[str, Any]:
             found.append([part.shift(w.left, w.top) for w, part in zip(windows, detect(yolo, crops))])
         for name, method in METHODS.items():
             merged = [method(windows, on_tiles) for on_tiles in found]
-            high = [method(windows, [above(part, CONF) for part in on_tiles]) for on_tiles in found]
+            begin = float(merged_from(CONF)) if method is merge else CONF  # as the tools do
+            as_command = [at_conf(method, windows, on_tiles, begin) for on_tiles in found]
             cases.append(
                 {
                     "size": size,
                     "overlap": overlap,
                     "method": name,
                     **_sum([counts(*pair) for pair in zip(untiled, merged)]),
-                    "at_conf": _sum([counts(above(one, CONF), two) for one, two in zip(untiled, high)]),
+                    "at_conf": _sum([counts(above(one, CONF), two) for one, two in zip(untiled, as_command)]),
                     "AP": average_precision(made, merged),
                 }
             )
             print(cases[-1], flush=True)
-    return {"pictures": number, "objects": sum(len(o) for _, o in made), "AP": whole, "cases": cases}
+        for factor in FACTORS:
+            merged = [at_conf(merge, windows, on_tiles, factor * CONF) for on_tiles in found]
+            boxes = sum(len(above(part, factor * CONF)) for on_tiles in found for part in on_tiles)
+            parts = [counts(above(one, CONF), two) for one, two in zip(untiled, merged)]
+            factors.append({"size": size, "factor": factor, "boxes_on_tiles": boxes, **_sum(parts)})
+            print(factors[-1], flush=True)
+    return {
+        "factors": factors,
+        "pictures": number,
+        "objects": sum(len(o) for _, o in made),
+        "AP": whole,
+        "cases": cases,
+    }
 
 
 def _sum(parts: Sequence[dict[str, int]]) -> dict[str, int]:
@@ -308,7 +329,7 @@ def tables(content: dict[str, Any]) -> str:
         f"AP in one pass {model['AP']:.2f}. {content['machine']['cpu']}, commit {content['commit'][:10]}.",
         "",
         f"| tiles | merged by | lost | added | of {model['cases'][0]['untiled']} | above {CONF} in one of the two | "
-        f"AP | merged from {CONF}: missing | in addition |",
+        f"AP | above {CONF} after merging: missing | in addition |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for case in model["cases"]:
@@ -319,6 +340,11 @@ def tables(content: dict[str, Any]) -> str:
             f"{share:.2f} % | {case['above_in_one']} | {case['AP'] - model['AP']:+.2f} | "
             f"{high['lost']} | {high['added']} |"
         )
+    titles = "| tiles | merged from | boxes on the tiles | missing | in addition | sum |"
+    lines += ["", "Where merging by this package begins:", "", titles, "|---|---|---|---|---|---|"]
+    for case in model["factors"]:
+        numbers = (case["boxes_on_tiles"], case["lost"], case["added"], case["lost"] + case["added"])
+        lines.append(f"| {case['size']} px | {case['factor'] * CONF:.3g} | {' | '.join(map(str, numbers))} |")
     lines += ["", "Simulated:", "", "| merged by | objects | lost | doubled |", "|---|---|---|---|"]
     lines += [f"| {c['method']} | {c['objects']} | {c['lost']} | {c['doubled']} |" for c in content["simulation"]]
     lines += [

@@ -19,7 +19,12 @@ def run(argv: Sequence[str]) -> None:
     add("--out", required=True, help="folder to write to; a run that was killed there goes on")
     add("--tile", type=int, help="side of a tile, px [the training's imgsz]")
     add("--overlap", type=int, help="overlap of tiles, px [what the training's largest objects need, else 64]")
-    add("--conf", type=_conf, default=0.25, help="least score, after merging; best, or a metrics.json: of lowest LRP, by class [0.25]")
+    add(
+        "--conf",
+        type=_conf,
+        default=0.25,
+        help="least score, after merging; best, or a metrics.json: of lowest LRP, by class [0.25]",
+    )
     add("--iou", type=float, default=0.7, help="boxes of a class in a tile that overlap more are one object [0.7]")
     add("--max-det", type=int, default=3000, help="detections a tile; tiles that reach it are named [3000]")
     add("--classes", type=int, nargs="+", help="indices of the classes to keep [all]")
