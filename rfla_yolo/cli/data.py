@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import check_names
-from .parser import Parser, boolean, fail
+from .parser import Parser, boolean, fail, stretch
 
 
 def run(argv: Sequence[str]) -> None:
@@ -105,6 +105,8 @@ def _data_tile(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--empty", type=float, default=0.1, help="empty training tiles for each one with objects [0.1]")
     parser.add_argument("--seed", type=int, default=0, help="seed that draws the empty tiles [0]")
+    help_ = "values that become 0 and 255, for images of more than 8 bits: 0,3000, or percentiles: 2%%,98%%"
+    parser.add_argument("--stretch", type=stretch, default=[], help=help_)
     args = parser.parse(argv)
     from ..datasets import tile_dataset
     from ..engine.data import find_dataset_yaml, list_annotations, list_images

@@ -215,6 +215,11 @@ def boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
+def stretch(text: str) -> list[str]:
+    """Read the values or percentiles that become 0 and 255, checked where they are used."""
+    return text.split(",")
+
+
 def add_areas(parser: argparse.ArgumentParser) -> None:
     """Add ``--areas``, the size ranges of an evaluation."""
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from .parser import Parser, boolean
+from .parser import Parser, boolean, stretch
 
 
 def run(argv: Sequence[str]) -> None:
@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> None:
     add("--device", help="0, cpu, ... [the first GPU, or the CPU]")
     add("--half", **switch, default=False, help="half precision, on a GPU [False]")
     add("--bands", type=_bands, help="bands of a raster for red, green and blue, from 1: 4,3,2 [1,2,3]")
-    add("--stretch", type=_stretch, help="values that become 0 and 255: 0,3000, or percentiles: 2%%,98%%")
+    add("--stretch", type=stretch, help="values that become 0 and 255: 0,3000, or percentiles: 2%%,98%%")
     add("--aoi", help="GeoJSON of polygons: what lies outside is left out")
     add("--skip-bad-tiles", **switch, default=False, help="go on where a tile cannot be read [False]")
     add("--save", **switch, default=False, help="also draw on pictures of up to 16 megapixels [False]")
@@ -62,7 +62,3 @@ def _bands(text: str) -> list[int]:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected numbers like 4,3,2, not {text!r}") from None
-
-
-def _stretch(text: str) -> list[str]:
-    return text.split(",")

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..report import Page
-from ..scenes.images import TRAINED_PIXELS, explain_image, image_size, open_image, read_image
+from ..scenes.images import TRAINED_PIXELS, explain_image, image_size, open_image
+from ..scenes.source import open_dataset_image
 from .boxes import min_area_boxes
 from .checks import are_oriented, parse_labels
 from .writer import SIZES, count_sizes, progress
@@ -30,6 +31,7 @@ NEAR = 4  # bits of 64 in which the perceptual hashes of near duplicates differ 
 ROUNDING = 0.01  # px; normalised text has lost the last digits of a pixel
 LOADER_LIMIT = 2.0  # px; Ultralytics' loader drops augmented boxes with a side of this or less
 STOCK_MAX_DET, MAX_DET = 300, 3000  # detections an image: Ultralytics' default and this package's
+OVERVIEW = 1024  # px of the longer side that large images are shrunk to before they are compared
 LEVELS = ("error", "warning", "note")
 
 
@@ -218,14 +220,19 @@ def _scan(job: tuple[Path, Path, int, bool]) -> _Scan:
     problem = explain_image(image)
     if not problem:
         try:
-            digest = hashlib.blake2b(image.read_bytes(), digest_size=16).hexdigest()
+            digest = hashlib.blake2b(digest_size=16)
+            with image.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
             size = image_size(image)
-            if size[0] * size[1] > TRAINED_PIXELS:  # of some formats Pillow refuses to read so many
-                phash = _phash(Image.fromarray(read_image(image)[..., ::-1]))
+            if size[0] * size[1] > TRAINED_PIXELS:  # Pillow would decode them whole, or refuse to
+                with open_dataset_image(image) as source:
+                    source.prepare(1)
+                    phash = _phash(Image.fromarray(source.overview(OVERVIEW)))
             else:
                 with open_image(image) as opened:
                     phash = _phash(opened)
-            return _Scan(image, size, digest, phash, "", _upright(rows, size), bad_lines)
+            return _Scan(image, size, digest.hexdigest(), phash, "", _upright(rows, size), bad_lines)
         except Exception as error:  # decoders raise whatever they like, and one file must not end the check
             problem = f"{image}: {error}"
     return _Scan(image, (0, 0), "", None, problem, _upright(rows, (1, 1)), bad_lines)

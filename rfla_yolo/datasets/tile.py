@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..evaluation.inputs import Inputs, load_inputs
 from ..scenes import Detections, Window, merge
-from ..scenes.images import check_depth, check_pixels, image_size, read_image
+from ..scenes.source import open_dataset_image
 from .boxes import cut, min_area_boxes, move, suppress
 from .checks import are_oriented, read_labels
 from .coco import by_image, check_size, coco_boxes, read_coco
@@ -61,6 +61,7 @@ def tile_dataset(
     visible: float = 0.3,
     empty: float = 0.1,
     seed: int = 0,
+    stretch: Sequence[float | str] = (),
 ) -> dict[str, Any]:
     """Cut the images of a dataset into overlapping tiles, with their labels.
 
@@ -84,6 +85,8 @@ def tile_dataset(
         visible: Objects cut at a border are kept where at least this share of their area is inside.
         empty: Tiles without objects to keep for each tile with some, in training; other splits keep all.
         seed: Seed that draws them.
+        stretch: Values of the images that become 0 and 255, as numbers (0, 3000) or as percentiles ("2%", "98%") of a
+            sample of each band; needed by images of more than 8 bits, as in `rfla_yolo.predict_scene`.
 
     Returns:
         The report, as written to ``conversion_report.json``.
@@ -100,10 +103,12 @@ def tile_dataset(
         raise ValueError(f"overlap must be in px, from 0 to below size ({size}), not {overlap!r}")
     if not 0 <= visible <= 1 or not empty >= 0:
         raise ValueError(f"visible must be in 0 to 1 and empty at least 0, not {visible!r} and {empty!r}")
-    settings = {"size": size, "overlap": overlap, "visible": visible, "empty": empty, "seed": seed}
+    settings: dict[str, Any] = {"size": size, "overlap": overlap, "visible": visible, "empty": empty, "seed": seed}
+    if stretch:
+        settings["stretch"] = [str(value) for value in stretch]
     root = claim_folder(Path(out), {"command": "tile", "data": str(data), **settings})
     oriented = are_oriented(label for pairs in splits.values() for _, label in pairs)
-    wholes = {s: _read(s, pairs, names, (annotations or {}).get(s), oriented) for s, pairs in splits.items()}
+    wholes = {s: _read(s, pairs, names, (annotations or {}).get(s), oriented, stretch) for s, pairs in splits.items()}
     report: dict[str, Any] = {"source": "tile", **settings, "splits": {}}
     tiles: dict[str, list[_Tile]] = {}
     for split, records in wholes.items():
@@ -117,7 +122,7 @@ def tile_dataset(
         counts = write_annotations(root, split, [tile.record for tile in chosen], names)
         whole = write_annotations(root, f"{split}_whole", wholes[split], names, labels=False)
         report["splits"][split] = {**counts, **report["splits"][split], "whole": whole}
-        _write_tiles(root / "images" / split, chosen)
+        _write_tiles(root / "images" / split, chosen, stretch)
     places = {split: {tile.record.name: _place(tile, wholes[split]) for tile in tiles[split]} for split in tiles}
     write_text(root / TILES, json.dumps(places))
     write_yaml(root / "data.yaml", root, {split: f"images/{split}" for split in splits}, names)
@@ -201,6 +206,7 @@ def _read(
     names: Sequence[str],
     annotations: str | Path | None,
     oriented: bool,
+    stretch: Sequence[float | str],
 ) -> list[Record]:
     """Return the whole images, called by their path below the folder they share, with labelled and ignored objects."""
     pairs = list({os.path.abspath(image): (image, label) for image, label in pairs}.values())  # listed twice, cut once
@@ -208,9 +214,8 @@ def _read(
     shared = os.path.commonpath([os.path.abspath(image.parent) for image, _ in pairs]) if pairs else ""
     records = []
     for image, label in progress(pairs, len(pairs), f"labels of {split}"):
-        check_depth(image)
-        width, height = image_size(image)
-        check_pixels(image, (width, height))
+        with open_dataset_image(image, stretch) as source:
+            width, height = source.width, source.height
         rows = read_labels(label, len(names), oriented)
         if oriented:
             boxes = min_area_boxes(rows[:, 1:].reshape(-1, 4, 2) * [width, height])
@@ -318,16 +323,20 @@ def _place(tile: _Tile, wholes: Sequence[Record]) -> dict[str, Any]:
     return {"image_id": tile.image_id, "file_name": name, "corner": list(tile.corner)}
 
 
-def _write_tiles(folder: Path, tiles: Sequence[_Tile]) -> None:
-    """Write the tiles that are not there yet, reading every image once."""
+def _write_tiles(folder: Path, tiles: Sequence[_Tile], stretch: Sequence[float | str]) -> None:
+    """Write the tiles that are not there yet, opening every image once; what has no valid pixel is black."""
     folder.mkdir(parents=True, exist_ok=True)
     missing: dict[Path, list[_Tile]] = defaultdict(list)
     for tile in tiles:
         if not is_written(folder / tile.record.name):
             missing[tile.record.image].append(tile)
-    for source, parts in progress(missing.items(), len(missing), f"images of {folder.name}"):
-        image = read_image(source)
-        for tile in parts:
-            left, top, right, bottom = tile.corner
-            content = cv2.imencode(".png", image[top:bottom, left:right])[1].tobytes()
-            write_bytes(folder / tile.record.name, content)
+    for path, parts in progress(missing.items(), len(missing), f"images of {folder.name}"):
+        with open_dataset_image(path, stretch) as source:
+            source.prepare(max(tile.record.height for tile in parts))
+            for tile in parts:
+                left, top, width, height = *tile.corner[:2], tile.record.width, tile.record.height
+                pixels = source.read(Window(left, top, width, height))
+                if pixels is None:
+                    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+                content = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+                write_bytes(folder / tile.record.name, content)

@@ -46,15 +46,15 @@ TILING = ("tile", "overlap", "batch", "bands", "stretch", "aoi", "skip_bad_tiles
 class TileDetector:
     """A detector of tiles: RGB arrays (H, W, 3) to boxes in px of the tile.
 
-    Its detections begin at ``least``, below the scores that are wanted: scores change from tile to tile, so that ``conf``
-    is applied after merging.
+    Its detections begin at ``least``, below the scores that are wanted: scores change from tile to tile, so that
+    ``conf`` is applied after merging.
 
     Args:
         model: A checkpoint (.pt), an exported file, or a YOLO.
         device: As Ultralytics takes it; by default the first GPU, or the CPU.
         half: Compute in half precision where the device can.
-        conf: Least score of a scene's detections; "best": of each class the score of the lowest LRP, from the ``metrics.json`` beside the
-            weights' run; or the path of such a file.
+        conf: Least score of a scene's detections; "best": of each class the score of the lowest LRP, from the
+            ``metrics.json`` beside the weights' run; or the path of such a file.
         iou: Two boxes of a class that overlap more are one object.
         max_det: Detections a tile; those that reach ``conf`` come first.
         nms: False: by the one-to-one branch of a head that has one.
@@ -169,7 +169,7 @@ class TileDetector:
         return stacked
 
     def _keep(self, found: np.ndarray) -> Detections:
-        """Return what reaches the least score of its class, best first, at most ``max_det``: what is wanted, then others."""
+        """Return what reaches the least score of its class, best first; of too many first what is wanted."""
         label, score = found[:, 5].astype(np.int64), found[:, 4].astype(np.float64).round(7)
         kept = (score >= self.least[label]) & (found[:, 2:4] > found[:, :2]).all(1) & np.isfinite(found).all(1)
         rows = np.flatnonzero(kept)
@@ -339,7 +339,9 @@ def _prepare(model: str | Path | YOLO, options: Mapping[str, Any]) -> tuple[Tile
     if "overlap" not in given and overlap > tile // 2:
         LOGGER.warning(f"overlap: {tile // 2} px, half of the tile, though the largest objects need {overlap} px")
         overlap = tile // 2
-    reading = {"batch": 1 if detector.on_cpu else BATCH}  # several at once bring a CPU nothing but a larger peak
+    reading: dict[str, Any] = {
+        "batch": 1 if detector.on_cpu else BATCH
+    }  # several at once bring a CPU nothing but a larger peak
     reading |= {name: given[name] for name in TILING if name in given and name not in ("tile", "overlap")}
     return detector, Tiling(tile, overlap, conf=detector.conf.tolist(), max_det=detector.max_det, **reading)
 

@@ -176,7 +176,8 @@ def explain_image(path: Path) -> str:
 
 def too_deep(path: Path, depth: str) -> str:
     """Return the words for an image whose values 8 bits do not hold."""
-    return f"{path}: holds {depth} values, which reading as 8 bits would cut; stretch them to 8 bits first"
+    problem = f"{path}: holds {depth} values, which reading as 8 bits would cut"
+    return f"{problem}; stretch them to 8 bits first: data tile --stretch 0,3000"
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

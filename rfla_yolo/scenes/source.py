@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .georeference import Georeference
-from .images import IMAGE_SUFFIXES, check_depth, image_size, is_turned, read_image
+from .images import IMAGE_SUFFIXES, TRAINED_PIXELS, check_depth, check_pixels, image_size, is_turned, read_image
 from .windows import Window
 
 Pixels = NDArray[np.uint8]
@@ -270,6 +270,31 @@ def open_source(path: Path, bands: Sequence[int] = (), stretch: Sequence[float |
     if not bands and not stretch and (path.suffix.lower() in PICTURE_SUFFIXES or is_turned(path)):
         return Picture(path)
     return Raster(path, bands, stretch)
+
+
+def open_dataset_image(path: Path, stretch: Sequence[float | str] = ()) -> Source:
+    """Open an image of a dataset, as it is shown: upright, and by windows where it is too large to be decoded whole.
+
+    Args:
+        path: The file.
+        stretch: See `Raster`; every image is stretched then.
+
+    Raises:
+        ImportError: If it has to be read by windows and rasterio is not installed.
+        OSError: If the file cannot be opened.
+        ValueError: If it is no image, too large for one that can only be read at once, needs a stretch, or is turned by
+            its header and to be stretched.
+    """
+    if stretch:
+        if is_turned(path):
+            raise ValueError(f"{path}: is turned by its header, which a stretch does not follow; save it upright")
+        return Raster(path, (), stretch)
+    picture = Picture(path)
+    size = picture.width, picture.height
+    if size[0] * size[1] > TRAINED_PIXELS and path.suffix.lower() in RASTER_SUFFIXES and not is_turned(path):
+        return Raster(path)
+    check_pixels(path, size)
+    return picture
 
 
 def _import(name: str) -> Any:

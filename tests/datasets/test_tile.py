@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -259,7 +261,7 @@ def test_pictures_of_more_than_8_bits_are_refused_before_any_is_cut(tmp_path):
 
 
 def test_pictures_above_the_limit_of_pillow(tmp_path, monkeypatch):
-    monkeypatch.setattr(tile, "_write_tiles", lambda folder, tiles: None)  # minutes
+    monkeypatch.setattr(tile, "_write_tiles", lambda folder, tiles, stretch: None)  # minutes
     image, label = add(tmp_path, "a.png", 0)
     image.write_bytes(grey_png(20_000, 9_000))  # 180 million px; Pillow's limit is 178,956,970
     report = cut([(image, label)], tmp_path / "out", size=9_000, overlap=0)
@@ -272,6 +274,75 @@ def test_pictures_that_cannot_be_read_at_once_are_named_before_anything_is_writt
     with pytest.raises(ValueError, match=r"a\.png: 32768 x 32769 px are more than the 1,073,741,824 read at once"):
         cut([(image, label)], tmp_path / "out")
     assert not list((tmp_path / "out").glob("*s"))
+
+
+def sparse_scene(path, objects, side=40_000):
+    """Write a GeoTIFF of which next to nothing is stored, with grey objects, xyxy px; and its labels."""
+    rasterio = pytest.importorskip("rasterio")
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "width": side, "height": side, "tiled": True}
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.3, 0, 5e5, 0, -0.3, 5e6)}
+    with rasterio.open(path, "w", SPARSE_OK=True, compress="deflate", **profile, **place) as file:
+        for k, (x1, y1, x2, y2) in enumerate(objects):
+            values = np.full((3, y2 - y1, x2 - x1), 100 + k, np.uint8)
+            file.write(values, window=((y1, y2), (x1, x2)))
+    b = np.array(objects) / side
+    rows = zip((b[:, 0] + b[:, 2]) / 2, (b[:, 1] + b[:, 3]) / 2, b[:, 2] - b[:, 0], b[:, 3] - b[:, 1])
+    label = path.with_suffix(".txt")
+    label.write_text("".join(f"0 {x:.9f} {y:.9f} {w:.9f} {h:.9f}\n" for x, y, w, h in rows))
+    return path, label
+
+
+def test_a_scene_that_cannot_be_decoded_whole_is_cut_by_windows(tmp_path):
+    objects = [(100, 200, 112, 220), (20_290, 19_990, 20_310, 20_010), (39_950, 39_980, 39_990, 39_999)]
+    image, label = sparse_scene(tmp_path / "a.tif", objects)
+    code = f"""
+from pathlib import Path
+import resource
+from rfla_yolo.datasets import check_data, tile_dataset
+pairs = {{"train": [(Path({str(image)!r}), Path({str(label)!r}))]}}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tile_dataset(pairs, ["a"], {str(tmp_path / "out")!r}, size=800, overlap=100, empty=0)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+diagnosis = check_data(pairs, ["a"], workers=1)
+errors = [f.name for f in diagnosis.findings if f.level == "error"]
+assert errors == ["splits without images", "images above 178,956,970 px"], errors
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    cutting, checking = map(float, done.stdout.split()[-2:])
+    assert cutting < 400 and checking < 900  # MB, of checking with all that is imported; the scene has 4,800
+    cut_out = sorted((tmp_path / "out/images/train").glob("*.png"))
+    assert len(cut_out) == 3 + 1  # half of the one in the middle lies on the tile beside
+    for file in cut_out:
+        left, top = map(int, file.stem.split("__")[1].split("_"))
+        expected = np.zeros((800, 800, 3), np.uint8)
+        for k, (x1, y1, x2, y2) in enumerate(objects):
+            x, y = (max(x1 - left, 0), max(x2 - left, 0)), (max(y1 - top, 0), max(y2 - top, 0))
+            expected[y[0] : y[1], x[0] : x[1]] = 100 + k
+        np.testing.assert_array_equal(cv2.imread(str(file)), expected)
+
+
+@pytest.mark.parametrize(("values", "kind"), [((200, 3000), np.uint16), ((-0.5, 1.5), np.float32)])
+def test_deep_values_are_stretched_as_the_formula_says(tmp_path, values, kind):
+    rasterio = pytest.importorskip("rasterio")
+    image, label = add(tmp_path, "a.png", 0)
+    image = image.with_suffix(".tif")
+    pixels = np.random.default_rng(0).uniform(*values, (3, 60, 100)).astype(kind)
+    with rasterio.open(image, "w", driver="GTiff", dtype=kind, count=3, width=100, height=60) as file:
+        file.write(pixels)
+    with pytest.raises(ValueError, match=rf"a\.tif: holds {np.dtype(kind)} values.*data tile --stretch 0,3000"):
+        cut([(image, label)], tmp_path / "out")
+    low, high = values[0] + (values[1] - values[0]) * 0.1, values[1]
+    cut([(image, label)], tmp_path / "values", stretch=(low, high))
+    found = cv2.imread(str(tmp_path / "values/images/val/a__0_0.png"))
+    expected = np.clip((pixels[:, :60, :60].astype(float) - low) / (high - low) * 255, 0, 255)
+    assert abs(found[..., ::-1] - np.moveaxis(expected, 0, 2)).max() <= 0.5 + 1e-3
+    assert found.min() == 0 and found.max() > 250
+    dark, bright = np.percentile(pixels, (2, 98), axis=(1, 2))
+    cut([(image, label)], tmp_path / "percentiles", stretch=("2%", "98%"))
+    found = cv2.imread(str(tmp_path / "percentiles/images/val/a__0_0.png"))
+    expected = (np.moveaxis(pixels[:, :60, :60], 0, 2) - dark) / (bright - dark) * 255
+    assert abs(found[..., ::-1] - np.clip(expected, 0, 255)).max() <= 0.51
 
 
 class TestSecondRun:
@@ -399,7 +470,7 @@ def test_perfect_detections_on_tiles_are_perfect_on_whole_images_where_the_overl
     page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
     rows = re.findall(r"^\| (\d+) to (\d+) px \| ([\d.]+) \|$", page, re.MULTILINE)
     sides = {f"{low} to {high}": (int(low), int(high)) for low, high, _ in rows}
-    monkeypatch.setattr(tile, "_write_tiles", lambda folder, tiles: None)  # the pictures do not matter
+    monkeypatch.setattr(tile, "_write_tiles", lambda folder, tiles, stretch: None)  # the pictures do not matter
     rng = np.random.default_rng(0)
     pairs = []
     for i in range(24):
