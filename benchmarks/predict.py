@@ -14,6 +14,8 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 TILE, OVERLAP = 640, 64
 OBJECTS = 40  # on a tile, of the stand-in
 MODEL = "yolov8n-p2.yaml"
-CONF = 0.25  # some fifty boxes a tile from the untrained network
+CONF = 0.5  # some sixty boxes a tile from the untrained network
 SHARE = 1e-5  # of the anchors of two tiles of noise whose scores are above 0.5
 SPREAD = 0.15  # of the untrained network's last weights: two to three times as many boxes from half of CONF as from it
 TARGETS = {"memory": 1.10, "share": 0.05}
@@ -105,14 +107,24 @@ def peak() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
+def apart(prepare: Callable[[], None]) -> None:
+    """Call in a process of its own: what prepares is no part of the process whose peak is taken."""
+    pid = os.fork()
+    if pid == 0:
+        failed = 1
+        try:
+            prepare()
+            failed = 0
+        finally:
+            os._exit(failed)
+    if os.waitpid(pid, 0)[1]:
+        raise RuntimeError("the preparation has failed, see above")
+
+
 def measure_memory(layout: str, side: int, folder: Path) -> dict[str, Any]:
     """Predict with the stand-in, and return peak memory and time."""
     path = folder / "scene.tif"
-    pid = os.fork()  # writing is no part of the process whose peak is taken
-    if pid == 0:
-        write_scene(path, side, layout, 0.02)
-        os._exit(0)
-    os.waitpid(pid, 0)
+    apart(partial(write_scene, path, side, layout, 0.02))
     before, start, cpu = peak(), time.perf_counter(), time.process_time()
     tiling = Tiling(TILE, OVERLAP)
     tally = run_scenes([path], stand_in, folder / "out", tiling, {0: "a", 1: "b"}, {"weights": "stand-in"})
@@ -141,14 +153,18 @@ def timed(function: Any, spent: list[float]) -> Any:
 
 def measure_time(tool: str, folder: Path) -> dict[str, Any]:
     """Predict the small scene with yolov8n-p2 on one core: CPU time of all and of the network, peak memory."""
+    weights, path = folder / "best.pt", folder / "scene.tif"
+
+    def prepare() -> None:
+        noise = np.random.default_rng(1).integers(256, size=(2, TILE, TILE, 3), dtype=np.uint8)
+        untrained(weights, noise, SHARE, SPREAD)
+        write_scene(path, SMALL, "tiled", 1.0)
+
+    apart(prepare)
     import torch
     from ultralytics.utils import nms as suppression
 
     torch.set_num_threads(1)
-    weights, path = folder / "best.pt", folder / "scene.tif"
-    noise = np.random.default_rng(1).integers(256, size=(2, TILE, TILE, 3), dtype=np.uint8)
-    untrained(weights, noise, SHARE, SPREAD)
-    write_scene(path, SMALL, "tiled", 1.0)
     spent, page, suppressing = [0.0], [0.0], [0.0]
     if tool == "SAHI":
         run, network = prepare_sahi(weights, path)
