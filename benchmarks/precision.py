@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 from contextlib import nullcontext
-from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ultralytics.utils.tal import make_anchors
 
 from benchmarks.common import ROOT, environment, fill, write
 from rfla_yolo import RFLAConfig
-from rfla_yolo.engine.loss import RFLADetectionLoss
+from rfla_yolo.engine.loss import RFLADetectionLoss, build_criterion
 from rfla_yolo.engine.precision import float32_boxes, in_float32
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -36,6 +36,7 @@ STRIDES = (4, 8, 16)
 IMAGES = (800, 1536)
 OBJECTS = 4000
 LOSS_OBJECTS = 200
+STEP_MODELS = ("yolov8s-p2.yaml", "yolo26s-p2.yaml")
 
 
 def model_of(name: str) -> DetectionModel:
@@ -138,49 +139,79 @@ def lost(name: str, dtype: torch.dtype, imgsz: int, side: float) -> dict[str, fl
 
 
 def steps(device: str, imgsz: int, batch: int, objects: int, repeats: int) -> dict[str, Any]:
-    """Time steps of training and of validation with boxes in half precision and in float32."""
-    sync = torch.cuda.synchronize if device == "cuda" else lambda: None
-    model = model_of("yolov8s-p2.yaml").to(device)
+    """Time steps of training and of inference, stock and ours, by model and precision."""
     image = torch.rand(batch, 3, imgsz, imgsz, device=device)
     boxes = torch.cat((torch.rand(batch * objects, 2), torch.rand(batch * objects, 2) * 12 / imgsz + 4 / imgsz), 1)
     targets = {"batch_idx": torch.arange(batch).repeat_interleave(objects).float(), "bboxes": boxes}
     targets["cls"] = torch.zeros(batch * objects, 1)
     targets = {k: v.to(device) for k, v in targets.items()}
-
-    def train(loss: Any) -> None:
-        with torch.autocast(device, dtype=dtype):
-            total = loss(model(image), targets)[0].sum()
-        total.backward()
-        model.zero_grad()
-
-    def infer(context: Any) -> None:
-        with torch.no_grad(), torch.autocast(device, dtype=dtype), context:
-            model(image)
-
-    found: dict[str, Any] = {}
-    for precision in ("fp16", "bf16"):
-        dtype = DTYPES[precision]
-        cases: list[tuple[str, Any]] = [
-            ("training, half", partial(train, HalfRFLA(model))),
-            ("training, float32", partial(train, RFLADetectionLoss(model))),
-            ("inference, half", lambda: infer(nullcontext())),
-            ("inference, float32", lambda: infer(float32_boxes(model))),
-        ]
-        for name, step in cases:
-            model.train(name.startswith("training"))
-            step()
-            if device == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            seconds = []
-            for _ in range(repeats):
-                sync()
-                start = time.perf_counter()
-                step()
-                sync()
-                seconds.append(time.perf_counter() - start)
-            peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
-            found[f"{name}, {precision}"] = {"seconds": statistics.median(seconds), "peak_gib": peak}
+    found = []
+    for name, precision, ours in product(STEP_MODELS, ("fp16", "bf16"), (False, True)):
+        code = "rfla-yolo" if ours else "stock"
+        for use, make in (("training", training), ("inference", inference)):
+            row = {"step": use, "model": name.removesuffix(".yaml"), "precision": precision, "code": code}
+            try:
+                row |= timed(make(name, DTYPES[precision], ours, image, targets), device, repeats)
+            except torch.OutOfMemoryError:
+                row |= {"seconds": None, "peak_gib": None, "finite": None}
+            print(row, flush=True)
+            found.append(row)
     return {"imgsz": imgsz, "batch": batch, "objects": objects, "device": device, "steps": found}
+
+
+def training(name: str, dtype: torch.dtype, ours: bool, image: Tensor, targets: dict[str, Tensor]) -> Any:
+    """Return a function that does a step of training as the trainers do, and returns the loss."""
+    torch.manual_seed(0)
+    model = model_of(name).to(image.device).train()
+    criterion = build_criterion(model, RFLAConfig()) if ours else model.init_criterion()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    scaler = torch.amp.GradScaler(image.device.type, enabled=dtype == torch.float16)
+
+    def step() -> Tensor:
+        with torch.autocast(image.device.type, dtype=dtype):
+            loss = criterion(model(image), targets)[0].sum()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=10.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+def inference(name: str, dtype: torch.dtype, ours: bool, image: Tensor, targets: dict[str, Tensor]) -> Any:
+    """Return a function that decodes the boxes of the images, and returns them."""
+    torch.manual_seed(0)
+    model = model_of(name).to(image.device).eval()
+
+    def step() -> Tensor:
+        decoding = float32_boxes(model) if ours else nullcontext()
+        with torch.no_grad(), torch.autocast(image.device.type, dtype=dtype), decoding:
+            found: Tensor = model(image)[0]
+        return found
+
+    return step
+
+
+def timed(step: Any, device: str, repeats: int) -> dict[str, Any]:
+    """Return the median time of a step, the peak of memory, and whether all that it returned was finite."""
+    sync = torch.cuda.synchronize if device == "cuda" else lambda: None
+    step()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    seconds, finite = [], True
+    for _ in range(repeats):
+        sync()
+        start = time.perf_counter()
+        result = step()
+        sync()
+        seconds.append(time.perf_counter() - start)
+        finite &= bool(result.isfinite().all())
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
+    return {"seconds": statistics.median(seconds), "peak_gib": peak, "finite": finite}
 
 
 def table_of_boxes(cells: dict[str, Any]) -> str:
@@ -214,14 +245,21 @@ def table_of_losses(losses: dict[str, Any]) -> str:
 def table_of_steps(result: dict[str, Any]) -> str:
     """Return the table of the cost of a step."""
     lines = [
-        f"yolov8s-p2, {result['imgsz']} px, batch {result['batch']}, {result['objects']} objects an image, "
-        f"on {result['machine']['gpu']}.",
+        f"{result['imgsz']} px, batch {result['batch']}, {result['objects']} objects an image, "
+        f"on {result['machine']['gpu'] or result['machine']['cpu']}.",
         "",
-        "| step | time | peak memory |",
-        "|---|---|---|",
+        "| step | model | precision | code | time | images/s | peak memory | NaN or infinity |",
+        "|---" * 8 + "|",
     ]
-    for name, row in result["steps"].items():
-        lines.append(f"| {name} | {row['seconds'] * 1e3:.1f} ms | {row['peak_gib']:.2f} GiB |")
+    for row in result["steps"]:
+        text = " | ".join(row[name] for name in ("step", "model", "precision", "code"))
+        if row["seconds"] is None:
+            figures = "out of memory | | | "
+        else:
+            peak = "" if row["peak_gib"] is None else f"{row['peak_gib']:.2f} GiB"
+            rate = result["batch"] / row["seconds"]
+            figures = f"{row['seconds'] * 1e3:.1f} ms | {rate:.1f} | {peak} | {'none' if row['finite'] else 'yes'}"
+        lines.append(f"| {text} | {figures} |")
     return "\n".join(lines)
 
 
@@ -232,7 +270,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--imgsz", type=int, default=800)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--objects", type=int, default=500)
+    parser.add_argument("--objects", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=20)
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -242,7 +280,7 @@ def main() -> None:
         if args.device == "cuda":
             write("precision-cuda", result)
             fill(document, "precision-cuda", table_of_steps(result))
-        print(result["steps"])
+        print(table_of_steps(result))
         return
     model = model_of("yolov8n-p2.yaml")
     cells = {

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ..config import check_names
-from . import analyze, compare, data, evaluate, export, predict, train, val
+from . import analyze, compare, data, evaluate, export, predict, train, tune, val
 from .parser import fail
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train.run,
+    "tune": tune.run,
     "val": val.run,
     "predict": predict.run,
     "export": export.run,

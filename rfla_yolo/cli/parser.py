@@ -14,6 +14,7 @@ from ..config import SETTINGS, RFLAConfig, check_names, read_yaml, resource_dir
 
 DEFAULT_MODEL = "yolov8s-p2.yaml"
 DEFAULT_MODELS = {"segment": "yolov8s-seg.yaml", "pose": "yolov8s-pose.yaml", "obb": "yolov8s-obb.yaml"}  # by task
+PAIRS = "NAME=VALUES"  # metavar of a flag whose words are name=values, up to the next --flag
 RENAMED = {"half": "now --quantize 16", "int8": "now --quantize 8"}  # Ultralytics still takes them, with a warning
 
 
@@ -52,10 +53,12 @@ class Parser(argparse.ArgumentParser):
         positional = any(not action.option_strings for action in self._actions)
         words: list[str] = []
         closed, switch = True, False  # no flag is open for values; one is that may be followed by a switch
+        pairs = False  # the open flag takes name=value
         for i, word in enumerate(argv := _join_equals(argv)):
             pair = re.match(r"(?:--)?([A-Za-z][\w-]*)=(.*)", word, re.DOTALL)
             value = i > 0 and self._needs_value(argv[i - 1])
-            if pair and (word.startswith("--") or not value):
+            pairs = pairs and not word.startswith("--")
+            if pair and (word.startswith("--") or not (value or pairs)):
                 words += [self._flag(pair[1], known), pair[2]]
                 closed = self._option_string_actions[words[-2]].nargs != "+"
             elif re.match(r"--no[-_]\w", word) and word[5:].replace("-", "_") in known:
@@ -65,6 +68,7 @@ class Parser(argparse.ArgumentParser):
                 words.append(self._flag(word[2:], known))
                 action = self._option_string_actions[words[-1]]
                 closed, switch = False, self._is_switch(words[-1]) or getattr(action, "several", False)
+                pairs = action.metavar == PAIRS
             elif not value and (closed or switch) and self._is_switch(f"--{word}"):
                 words += [self._flag(word, known), "True"]  # "rect" alone, as Ultralytics' own command takes it
                 closed = True

@@ -158,4 +158,6 @@ class RFLAYOLO(YOLO):
 
     def tune(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: Ultralytics' tuner starts its own command, which would train with TAL in silence."""
-        raise NotImplementedError("tune() would train with Ultralytics' own assigner; loop over train() instead")
+        raise NotImplementedError(
+            "tune() would train with Ultralytics' own assigner; search by rfla-yolo tune, or rfla_yolo.engine.tune.tune"
+        )

@@ -283,6 +283,61 @@ def test_export_compares_on_the_image_that_source_names(monkeypatch, capsys):
     assert capsys.readouterr().out == "Wrote (('best.pt', 'a.png'), {'format': 'onnx'})\n"
 
 
+class TestTune:
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            (
+                ["data=my.yaml", "--space", "rf-scale=1..4", "topk=[3,1],[9,1]"],
+                {"rf_scale": "1..4", "topk": "[3,1],[9,1]"},
+            ),
+            (
+                ["--space", "lr0=1e-4..1e-2,log", "epochs=1,2", "--data", "my.yaml"],
+                {"lr0": "1e-4..1e-2,log", "epochs": "1,2"},
+            ),
+            (
+                ["--space", "decay=0.5..1", "--data=my.yaml", "--space", "topk_max=10,20"],
+                {"decay": "0.5..1", "topk_max": "10,20"},
+            ),
+            (["--space", "space.yaml", "--data", "my.yaml"], "space.yaml"),
+            (["space=space.yaml", "data=my.yaml"], "space.yaml"),
+        ],
+    )
+    def test_space(self, words, expected, monkeypatch):
+        def stop(model, data, space, **arguments):
+            assert (model, data) == ("yolov8s-p2.yaml", "my.yaml")
+            assert arguments == {"objective": "APt", "trials": 3}
+            raise InterruptedError(space)
+
+        monkeypatch.setattr("rfla_yolo.engine.tune.tune", stop)
+        with pytest.raises(InterruptedError) as found:
+            cli.main(["tune", "objective=APt", "trials=3", *words])
+        assert found.value.args[0] == expected
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--space", "decay=0.5..1"], "error: --data is required"),
+            (["data=demo.yaml"], "error: space: there is nothing to search"),
+            (
+                ["data=demo.yaml", "--space", "decay=", "topk=1"],
+                "error: --space: expected name=values or one YAML file",
+            ),
+            (["data=demo.yaml", "--space", "decay", "topk=1"], "error: --space: expected name=values or one YAML file"),
+            (["data=demo.yaml", "--space", "decay=1", "decay=0.5"], "error: --space: decay is given twice"),
+            (["--space", "decay=0.5..1", "data=demo.yaml"], "error: space: data is the same for all trials; name it"),
+            (["data=demo.yaml", "--space", "no.yaml"], "error: space: no such file: no.yaml"),
+            (
+                ["data=demo.yaml", "--space", "decai=0.5..1"],
+                "error: unknown name in space 'decai'; did you mean 'decay'",
+            ),
+            (["data=demo.yaml", "objectiv=AP"], "error: unknown flag 'objectiv'; did you mean 'objective'?"),
+        ],
+    )
+    def test_errors_are_one_line(self, capsys, words, message):
+        assert error_of(capsys, ("tune",), *words).startswith(message)
+
+
 class TestCfg:
     """A file of Ultralytics' arguments, such as the args.yaml of a run."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +20,7 @@ from ultralytics.utils.loss import v8DetectionLoss
 
 from rfla_yolo import RFLAYOLO, RFLADetectionLoss, RFLATrainer
 from rfla_yolo.engine import trainer as trainer_module
+from rfla_yolo.engine.loss import one_to_many
 from rfla_yolo.engine.options import check_options
 from rfla_yolo.engine.receptive_field import detection_model
 from rfla_yolo.engine.validator import SIZE_METRICS
@@ -136,8 +139,9 @@ class TestTraining:
         assert type(checkpoint).__name__ == "DetectionModel"
         YOLO(trainer.best).predict(torch.zeros(1, 3, 64, 64), verbose=False)
 
-    def test_rect_classes_and_time(self, tiny_set, tmp_path):
-        trainer, rows = train(tiny_set, tmp_path, epochs=300, rect=True, classes=[1], time=0.0001)
+    def test_rect_classes_time_and_cache(self, tiny_set, tmp_path):
+        trainer, rows = train(tiny_set, tmp_path, epochs=300, rect=True, classes=[1], time=0.0001, cache="ram")
+        assert all(image is not None for image in trainer.train_loader.dataset.ims)
         assert trainer.args.epochs < 300 and len(rows) < 5
         truth = json.loads((tmp_path / "run" / "annotations.json").read_text())
         assert len(truth["annotations"]) == count_labels(tiny_set, 1)
@@ -159,6 +163,32 @@ class TestTraining:
         trainer, rows = train(tiny_set, tmp_path, model=model, compile=True)
         assert trainer.model is compiled[0]
         assert float(rows[-1]["assign/positivesvt"]) >= 2
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("model", ["yolov8n-p2.yaml", "yolo26n-p2.yaml"])
+    def test_a_distillation_is_resumed(self, tiny_set, tmp_path, model):
+        """The checkpoint leaves the teacher out: it comes from its own file again."""
+        teacher = tmp_path / "teacher.pt"
+        RFLAYOLO(model).save(teacher)
+
+        def stop(trainer):
+            raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            train(tiny_set, tmp_path, [("on_model_save", stop)], model=model, distill_model=str(teacher), topk=(2, 1))
+        last = tmp_path / "run" / "weights" / "last.pt"
+        trainer = RFLATrainer(overrides={"resume": str(last), "model": str(last)})
+        trainer.train()
+        criterion = detection_model(trainer.model).criterion
+        assert one_to_many(criterion).assigner.config.topk == (2, 1)
+        if model.startswith("yolo26"):
+            assert criterion.updates == 2
+        wanted = RFLAYOLO(teacher).model.state_dict()
+        assert all(torch.equal(v, wanted[k]) for k, v in trainer.model.teacher_model.state_dict().items())
+        with (tmp_path / "run" / "results.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [int(row["epoch"]) for row in rows] == [1, 2]
+        assert all(float(row["train/dis_loss"]) > 0 and float(row["assign/positivesvt"]) > 0 for row in rows)
 
     @pytest.mark.slow
     def test_a_loss_that_is_no_number(self, tiny_set, tmp_path):
@@ -194,12 +224,24 @@ class TestTraining:
         assert all("stride 4 and 64 px" in message and "docs/precision.md" in message for message in warned)
 
     @pytest.mark.gpu
+    @pytest.mark.parametrize("model", ["yolov8n-p2.yaml", "yolo26n-p2.yaml"])
     @pytest.mark.parametrize("amp", ["fp16", "bf16"])
-    def test_half_precision(self, tiny_set, tmp_path, amp):
+    def test_half_precision(self, tiny_set, tmp_path, amp, model):
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
-        trainer, rows = train(tiny_set, tmp_path, amp=amp, device=0, compile=amp == "bf16")
+        if amp == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            pytest.skip("needs a GPU that computes in bfloat16")
+        trainer, rows = train(tiny_set, tmp_path, model=model, amp=amp, device=0)
         assert trainer.validator.args.quantize is None
+        assert all(math.isfinite(float(row["train/box_loss"])) for row in rows)
+
+    @pytest.mark.gpu
+    def test_compiled(self, tiny_set, tmp_path):
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+        if not shutil.which(os.environ.get("CC", "cc")):
+            pytest.skip("torch.compile needs a C compiler")
+        _, rows = train(tiny_set, tmp_path, device=0, compile=True)
         assert all(math.isfinite(float(row["train/box_loss"])) for row in rows)
 
 

@@ -305,7 +305,7 @@ class TestBadInput:
             RFLAYOLO(tmp_path / "text.pt")
 
     def test_tune_is_refused(self):
-        with pytest.raises(NotImplementedError, match="Ultralytics' own assigner"):
+        with pytest.raises(NotImplementedError, match="own assigner; search by rfla-yolo tune"):
             RFLAYOLO("yolov8n-p2.yaml").tune()
 
 
