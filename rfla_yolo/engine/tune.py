@@ -247,7 +247,7 @@ def _check(
     if RANK != -1:
         raise ValueError("tune starts the processes of its trials itself; start it without torchrun")
     for name in REFUSED:
-        if arguments.get(name):
+        if arguments.get(name, "val") not in {None, False, "val"}:  # an args.yaml says split: val
             raise ValueError(f"{name}={arguments[name]} is not for a search: it has a new folder, val and test")
     for name in space.keys() & arguments.keys():
         raise ValueError(f"{name} is given twice: in space, and as {arguments[name]!r} for all trials")
@@ -260,12 +260,12 @@ def _check(
     others = dict(arguments)
     config, _ = RFLAConfig.take_from(others)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    for name, values in [("", Choices([None])), *space.items()]:
-        for value in values.values:
-            if name in SETTINGS:
-                RFLAConfig.from_dict({**config.to_dict(), name: value})
-            else:
-                check_options(get_cfg(overrides={**others, **({name: value} if name else {})}), chosen)
+    check_options(get_cfg(overrides=others), chosen)
+    for name, value in ((name, value) for name, searched in space.items() for value in searched.values):
+        if name in SETTINGS:
+            RFLAConfig.from_dict({**config.to_dict(), name: value})
+        else:
+            check_options(get_cfg(overrides={**others, name: value}), chosen)
     RFLAYOLO(model, arguments.get("task"))
     data = check_dataset(data, "train", "val")
     split = "test" if check_det_dataset(str(data)).get("test") else "val"
