@@ -15,6 +15,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+WRITTEN = (":!benchmarks/results", ":!docs", ":!README.md")  # what benchmarks write themselves is no change of the code
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def environment(seed: int) -> dict[str, Any]:
         },
         "seed": seed,
         "commit": _git("rev-parse", "HEAD")
-        + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else ""),
+        + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no", "--", ".", *WRITTEN) else ""),
     }
 
 
