@@ -15,6 +15,7 @@ from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 
 from ..config import KEPT, RFLAConfig
+from .bins import set_bins
 from .checkpoints import KillSafeTrainer
 from .data import build_checked, check_dataset, measure_objects
 from .loss import branch_in_use, build_criterion, has_one_to_one, one_to_many
@@ -121,6 +122,11 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         elif self.amp and RANK in {-1, 0}:
             dtype = torch.bfloat16 if self.args.amp == "bf16" else torch.float16
             LOGGER.warning(describe_rounding(dtype, float(model.stride.min()), self.args.imgsz))
+        if self.rfla.dfl_range is not None:
+            if getattr(model, "criterion", None) is None:
+                model.criterion = model.init_criterion()
+            losses = [getattr(model.criterion, b) for b in ("one2many", "one2one") if hasattr(model.criterion, b)]
+            set_bins(model.model[-1], losses or [model.criterion], tuple(self.rfla.dfl_range))
         if RANK in {-1, 0}:
             LOGGER.info(f"{colorstr('rfla:')} " + ", ".join(f"{k}={v}" for k, v in self.rfla.to_dict().items()))
             LOGGER.info(f"{colorstr('rfla:')} {comment.splitlines()[-1]}")
