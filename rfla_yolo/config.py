@@ -88,7 +88,7 @@ class RFLAConfig:
             ends = self.dfl_range if isinstance(self.dfl_range, (tuple, list)) else ()
             if len(ends) != 2 or not all(map(_is_number, ends)) or not ends[0] < ends[1]:
                 raise ValueError(f"dfl_range must be two ascending numbers of cells, or None, not {self.dfl_range!r}")
-            object.__setattr__(self, "dfl_range", tuple(map(float, ends)))
+            object.__setattr__(self, "dfl_range", (float(ends[0]), float(ends[1])))
 
     @property
     def scale(self) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from ultralytics.utils.loss import BboxLoss
 from ultralytics.utils.tal import bbox2dist
 
@@ -49,7 +49,31 @@ class RangedBboxLoss(BboxLoss):
         return loss_iou, (loss * target_scores[where].sum(-1, keepdim=True)).sum() / target_scores_sum
 
 
-def set_bins(head: nn.Module, losses: list[Any], dfl_range: tuple[float, float]) -> None:
+def use_bins(model: Any, criterion: Any, dfl_range: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Let a model and its criterion use the same bins: those of the setting or, without one, those the model came with.
+
+    Args:
+        model: An Ultralytics model.
+        criterion: Its loss, of one branch or of two.
+        dfl_range: Distances of the first and the last bin, cells; None keeps the model's.
+
+    Returns:
+        The range in use where it is not Ultralytics' own, or None.
+
+    Raises:
+        ValueError: As `set_bins`.
+    """
+    head = model.model[-1]
+    if dfl_range is None and head.reg_max > 1:  # a checkpoint that was trained with others goes on with them
+        kept = head.dfl.conv.weight.flatten().tolist()
+        dfl_range = (kept[0], kept[-1]) if (kept[0], kept[-1]) != (0, head.reg_max - 1) else None
+    if dfl_range is not None:
+        branches = [getattr(criterion, name) for name in ("one2many", "one2one") if hasattr(criterion, name)]
+        set_bins(head, branches or [criterion], dfl_range)
+    return dfl_range
+
+
+def set_bins(head: Any, losses: list[Any], dfl_range: tuple[float, float]) -> None:
     """Place the bins of a head, and of the losses that train it, evenly over a range.
 
     The values go into the head's ``dfl`` convolution, which is in the state dict: plain Ultralytics and every export
@@ -61,8 +85,10 @@ def set_bins(head: nn.Module, losses: list[Any], dfl_range: tuple[float, float])
         dfl_range: Distances of the first and the last bin, cells.
 
     Raises:
-        ValueError: If the head has no distribution.
+        ValueError: If the head has no distribution, or a loss of its own for boxes, as oriented ones have.
     """
+    if any(type(loss.bbox_loss) is not BboxLoss for loss in losses):
+        raise ValueError(f"dfl_range is for axis-aligned boxes, not for a head of type {type(head).__name__}")
     if head.reg_max < 2:
         raise ValueError(f"dfl_range is for heads with a distance distribution (DFL), not for reg_max {head.reg_max}")
     low, high = dfl_range
