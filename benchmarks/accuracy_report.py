@@ -29,7 +29,7 @@ from rfla_yolo.evaluation.matching import AT_50
 FIGURES = ("AP", "AP50", "AP75", "APvt", "APt", "APs", "APm")
 SIZES = ("vt", "t", "s", "m")
 FLIGHT = r"^(\d+_\d+)_"  # images of one flight share the first two fields of their name
-FIELD = r"_(g\d+)_"  # images cut from one field of view share the second
+FIELD = r"^(\w+?_g\d+)_"  # images cut from one field of view share the first two as well
 UNITS = {"hituav-half": ("flights", FLIGHT), "nuclei-tiny": ("fields of view", FIELD)}  # what is resampled, by set
 COUNTED = 50  # objects of a size that a class needs to count in the mean of that size
 FOCUS = {"hituav-half": "person", "nuclei-tiny": "nucleus"}  # the class whose objects below 8 px are looked at alone
@@ -261,6 +261,8 @@ def _difference(figure: dict[str, float | None]) -> str:
 
 
 def _cell(values: list[float], digits: int = 1) -> str:
+    if np.isnan(values).any():
+        return "-"
     mean = f"{np.mean(values):.{digits}f}"
     return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
 

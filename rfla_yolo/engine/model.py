@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ from ultralytics.utils import LOGGER, colorstr
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
 
+from ..config import resource_dir
 from .formats import FULL_PRECISION, check_request, format_of, keep_float32, safely
 from .loss import branch_in_use, has_one_to_one
 from .precision import Float32Predictor, mixed
@@ -46,7 +48,7 @@ class RFLAYOLO(YOLO):
     def __init__(self, model: str | Path = "yolov8s-p2.yaml", task: str | None = None, verbose: bool = False) -> None:
         if task not in {None, *TRAINERS}:
             raise ValueError(f"task must be one of {TASKS}, not {task!r}")
-        path = Path(model)
+        path = Path(model := find_model(model))
         exported = format_of(path)
         if (path.suffix == ".pt" or exported) and not path.exists() and path.stem not in GITHUB_ASSETS_STEMS:
             raise FileNotFoundError(f"model: no such file: {path}")
@@ -161,3 +163,11 @@ class RFLAYOLO(YOLO):
         raise NotImplementedError(
             "tune() would train with Ultralytics' own assigner; search by rfla-yolo tune, or rfla_yolo.engine.tune.tune"
         )
+
+
+def find_model(model: str | Path) -> str | Path:
+    """Return the path of the model YAML of this package that is named, its scale in the name, or else the name."""
+    path = Path(model)
+    shipped = resource_dir("cfg") / "models" / path.name
+    whole = shipped.with_name(re.sub(r"(\d+)[nslmx]", r"\1", path.name, count=1))  # yolov8n-p2-reg8: yolov8-p2-reg8
+    return shipped if path.parent == Path() and path.suffix == ".yaml" and whole.is_file() else model

@@ -15,6 +15,7 @@ from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 
 from ..config import KEPT, RFLAConfig
+from .bins import use_bins
 from .checkpoints import KillSafeTrainer
 from .data import build_checked, check_dataset, measure_objects
 from .loss import branch_in_use, build_criterion, has_one_to_one, one_to_many
@@ -121,9 +122,14 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         elif self.amp and RANK in {-1, 0}:
             dtype = torch.bfloat16 if self.args.amp == "bf16" else torch.float16
             LOGGER.warning(describe_rounding(dtype, float(model.stride.min()), self.args.imgsz))
+        if getattr(model, "criterion", None) is None:
+            model.criterion = model.init_criterion()  # what the first step would do
+        if bins := use_bins(model, model.criterion, self.rfla.dfl_range):
+            comment += f"\nDFL bins from {bins[0]:g} to {bins[1]:g} cells: fine-tune this model by rfla-yolo alone"
         if RANK in {-1, 0}:
             LOGGER.info(f"{colorstr('rfla:')} " + ", ".join(f"{k}={v}" for k, v in self.rfla.to_dict().items()))
-            LOGGER.info(f"{colorstr('rfla:')} {comment.splitlines()[-1]}")
+            for line in comment.splitlines():
+                LOGGER.info(f"{colorstr('rfla:')} {line}")
             if has_one_to_one(model):
                 LOGGER.info(f"{colorstr('rfla:')} validation and fitness follow the {branch_in_use(self.args.nms)}")
             self.rfla.save(self.save_dir / "rfla.yaml", comment)
@@ -131,10 +137,7 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
     def _setup_train(self) -> None:
         self.args.__dict__.pop(KEPT, None)  # the model and the validator get these arguments: Ultralytics' alone
         super()._setup_train()
-        model = detection_model(self.model)
-        if getattr(model, "criterion", None) is None:
-            model.criterion = model.init_criterion()  # what the first step would do
-        self._positives = PositiveCounter(model.criterion)
+        self._positives = PositiveCounter(detection_model(self.model).criterion)
         self.add_callback("on_train_epoch_start", lambda _: self._positives.reset())  # an epoch may be begun again
         self.add_callback("on_train_epoch_end", lambda _: self._count_positives())  # every process comes by there
         if RANK in {-1, 0}:  # results.csv gets its columns from the first epoch, validated or not
@@ -157,9 +160,11 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         """Go on where the run was interrupted; Ultralytics would go on with its own assigner on both branches."""
         super().resume_training(ckpt)
         model = detection_model(self.model)
-        if ckpt is not None and self.resume and self.rfla.assigner == "rfla" and has_one_to_one(model):
-            model.criterion = build_criterion(model, self.rfla)
-            self._set_gains(self.start_epoch)
+        if ckpt is not None and self.resume and has_one_to_one(model):
+            if self.rfla.assigner == "rfla":
+                model.criterion = build_criterion(model, self.rfla)
+                self._set_gains(self.start_epoch)
+            use_bins(model, model.criterion, self.rfla.dfl_range)
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
         recovered = bool(super()._handle_nan_recovery(epoch))

@@ -1,0 +1,119 @@
+"""Bins of the distance distribution: what they can draw, and that model, loss and plain Ultralytics agree on them."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.loss import BboxLoss, v8DetectionLoss
+
+from rfla_yolo import RFLAYOLO, RFLAConfig
+from rfla_yolo.engine.bins import RangedBboxLoss, use_bins
+
+BINS = 16
+
+
+def positives(low, high, seed=0):
+    """Anchors, and boxes whose sides lie between two distances from them, in cells; every third is a positive."""
+    random = torch.Generator().manual_seed(seed)
+    anchors = torch.rand(60, 2, generator=random) * 20
+    ltrb = low + (high - low) * torch.rand(1, 60, 4, generator=random)
+    boxes = torch.cat([anchors - ltrb[..., :2], anchors + ltrb[..., 2:]], -1)
+    scores = torch.rand(1, 60, 3, generator=random)
+    logits = torch.randn(1, 60, 4 * BINS, generator=random)
+    mask = (torch.arange(60) % 3 == 0).view(1, 60)
+    return logits, boxes + torch.rand(1, 60, 4, generator=random), anchors, boxes, scores, scores.sum(), mask
+
+
+def loop(logits, anchors, boxes, scores, total, mask, low, step):
+    """The distribution focal loss, one side of one positive after the other."""
+    loss = 0.0
+    for a in mask[0].nonzero().flatten().tolist():
+        x, y = anchors[a].tolist()
+        x1, y1, x2, y2 = boxes[0, a].tolist()
+        sides = []
+        for side, distance in enumerate((x - x1, y - y1, x2 - x, y2 - y)):
+            place = min(max((distance - low) / step, 0), BINS - 1 - 0.01)
+            left = int(place)
+            log = logits[0, a, side * BINS : (side + 1) * BINS].log_softmax(0)
+            sides.append(-(log[left] * (left + 1 - place) + log[left + 1] * (place - left)))
+        loss += sum(sides) / 4 * scores[0, a].sum()
+    return loss / total
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 6.5), (-0.75, 4.5), (0.0, 15.0)])
+def test_loss_is_that_of_a_loop(low, high):
+    logits, predicted, anchors, boxes, scores, total, mask = positives(low - 0.5, high + 0.5)
+    step = (high - low) / (BINS - 1)
+    size = (torch.tensor([80.0, 80.0]), torch.ones(60, 1))
+    iou, found = RangedBboxLoss(BINS, low, step)(logits, predicted, anchors, boxes, scores, total, mask, *size)
+    assert found == pytest.approx(float(loop(logits, anchors, boxes, scores, total, mask, low, step)), rel=1e-5)
+    stock = BboxLoss(BINS)(logits, predicted, anchors, boxes, scores, total, mask, *size)
+    assert iou == stock[0]  # what a box overlaps does not depend on the bins
+    if (low, high) == (0.0, 15.0):
+        assert found == pytest.approx(float(stock[1]), rel=1e-5)
+
+
+def network(yaml="yolov8n-p2.yaml"):
+    model = DetectionModel(yaml, nc=2, verbose=False)
+    model.args = get_cfg(overrides={"epochs": 2})
+    return model
+
+
+def test_model_and_loss_draw_the_same_boxes():
+    model = network()
+    criterion = v8DetectionLoss(model)
+    assert use_bins(model, criterion, (-1.0, 6.5)) == (-1.0, 6.5)
+    head = model.model[-1]
+    logits = 9 * torch.randn(1, 4 * BINS, 30, generator=torch.Generator().manual_seed(0))  # now and then of one bin
+    by_head = head.dfl(logits)[0].T  # (30, 4), cells
+    by_loss = criterion.bbox_decode(torch.zeros(30, 2), logits.permute(0, 2, 1))[0]  # a box about 0, 0
+    torch.testing.assert_close(by_loss, torch.cat([-by_head[:, :2], by_head[:, 2:]], 1))
+    assert by_head.min() < -0.5  # a side on the other side of the anchor
+
+
+def test_a_checkpoint_with_other_bins_goes_on_with_them():
+    model = network()
+    use_bins(model, v8DetectionLoss(model), (-1.0, 6.5))
+    again = v8DetectionLoss(copy.deepcopy(model))
+    assert use_bins(model, again, None) == (-1.0, 6.5)
+    assert again.proj.tolist() == model.model[-1].dfl.conv.weight.flatten().tolist()
+
+
+def test_stock_bins_change_nothing():
+    model = network()
+    criterion = v8DetectionLoss(model)
+    assert use_bins(model, criterion, None) is None
+    assert type(criterion.bbox_loss) is BboxLoss and criterion.proj.tolist() == list(range(BINS))
+
+
+def test_a_head_without_a_distribution_is_refused():
+    model = network("yolo26n.yaml")
+    with pytest.raises(ValueError, match="not for reg_max 1"):
+        use_bins(model, v8DetectionLoss(model), (-1.0, 6.5))
+
+
+@pytest.mark.parametrize("value", [[1], [2, 1], [0, "a"], 5, "auto", [0, float("inf")], [1, 1]])
+def test_no_such_range(value):
+    with pytest.raises(ValueError, match="dfl_range must be two ascending numbers of cells, or None, not"):
+        RFLAConfig(dfl_range=value)
+
+
+@pytest.mark.parametrize("assigner", ["rfla", "tal"])
+def test_trained_checkpoint_holds_them_and_runs_in_plain_ultralytics(tiny_set, tmp_path, assigner):
+    model = RFLAYOLO("yolov8n-p234-reg8.yaml")
+    given = {"data": str(tiny_set), "imgsz": 64, "epochs": 1, "batch": 8, "workers": 0, "plots": False, "device": "cpu"}
+    model.train(**given, project=str(tmp_path), name="run", dfl_range=[-0.75, 4.5], assigner=assigner)
+    last = tmp_path / "run" / "weights" / "last.pt"
+    plain = YOLO(last)
+    assert plain.model.model[-1].dfl.conv.weight.flatten().tolist() == [-0.75 + 0.75 * i for i in range(8)]
+    assert [float(s) for s in plain.model.stride] == [4, 8, 16]
+    plain.predict(torch.zeros(1, 3, 64, 64), verbose=False, device="cpu")
+    assert "DFL bins from -0.75 to 4.5 cells" in (tmp_path / "run" / "rfla.yaml").read_text()
+    again = RFLAYOLO(last)  # fine-tuned without the setting
+    again.train(**given, project=str(tmp_path), name="again", assigner=assigner)
+    assert "DFL bins from -0.75 to 4.5 cells" in (tmp_path / "again" / "rfla.yaml").read_text()
