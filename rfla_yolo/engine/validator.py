@@ -221,7 +221,10 @@ class RFLAValidator(DetectionValidator):
         label = truth.labels[table[:, -1].astype(int)]
         if (label < 0).any():  # classes of the model that the COCO file does not know
             table, image, label = table[label >= 0], image[label >= 0], label[label >= 0]
-        bbox, score = table[:, :-2].astype(float).round(4), table[:, -2].astype(float).round(7)
+        bbox, score = table[:, :-2].astype(float), table[:, -2].astype(float).round(7)
+        # the same boxes in Ultralytics' range of angles: some heads learn the angle without bounds
+        bbox[:, 4:] = (bbox[:, 4:] + math.pi / 4) % math.pi - math.pi / 4
+        bbox = bbox.round(4)
         bbox[:, 2:4] = bbox[:, 2:4].clip(0)  # a head that learns distances with a sign may turn a box inside out
         return Inputs(truth.images, truth.categories, truth.objects, Detections(image, label, bbox, score))
 

@@ -324,6 +324,11 @@ def test_figures_of_oriented_boxes_are_of_oriented_boxes(tmp_path, tiny_sets, mo
     lengths = np.linalg.norm(points - np.roll(points, 1, 1), axis=-1)[whole]
     for side in np.sqrt(lengths[:, 0] * lengths[:, 1]):
         assert np.abs(np.array(sides) - side).min() < 0.02
+    turn = 7 * math.pi  # as a head without bounds may give it: the same boxes
+    wound = RFLAYOLO(tmp_path / "run/weights/best.pt").val(name="wound", **options)
+    assert wound.evaluation["AP"] == pytest.approx(found.evaluation["AP"], abs=1e-3)
+    angles = [d["rbox"][4] for d in json.loads((tmp_path / "wound/predictions.json").read_text())]
+    assert len(angles) == 28 and -math.pi / 4 - 1e-4 <= min(angles) and max(angles) <= 3 * math.pi / 4 + 1e-4
     turn = math.pi / 2
     assert RFLAYOLO(tmp_path / "run/weights/best.pt").val(name="turned", **options).evaluation["AP75"] < 0.1
 
