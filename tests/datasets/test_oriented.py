@@ -311,9 +311,22 @@ class TestTask1:
         box = {"image_id": 6, "category_id": 3, "bbox": [10, 20, 4, 2], "score": 0.25}
         with pytest.raises(ValueError, match="task 1 needs oriented boxes"):
             write_task1(TRUTH, [box], tmp_path)
-        twice = {**TRUTH, "categories": [{"id": 1, "name": "a b"}, {"id": 2, "name": "a-B"}]}
-        with pytest.raises(ValueError, match="would share a file"):
-            write_task1(twice, [], tmp_path)
+        for files, message in (
+            (["a/P1.png", "b/P1.tif"], "2 images are called 'P1'"),
+            (["my scene.tif"], "'my scene'"),
+        ):
+            images = [{"id": i, "file_name": name} for i, name in enumerate(files)]
+            with pytest.raises(ValueError, match=message):
+                write_task1({**TRUTH, "images": images}, [], tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+    def test_classes_never_share_a_file(self, tmp_path):
+        names = ["a b", "a-B", "a-b-1", "c"]
+        twice = {**TRUTH, "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)]}
+        found = [{"image_id": 5, "category_id": i, "rbox": [9, 9, 4, 2, 0], "score": i / 10} for i in (1, 2, 3, 4)]
+        files = write_task1(twice, found, tmp_path)
+        assert len({file.name.casefold() for file in files}) == 4 and files[3].name == "Task1_c.txt"
+        assert [file.read_text().split()[1] for file in files] == ["0.100000", "0.200000", "0.300000", "0.400000"]
 
 
 def test_check(tmp_path):
