@@ -33,8 +33,8 @@ def write_task1(
 
     Raises:
         FileNotFoundError: If a path does not exist.
-        ValueError: If something cannot be evaluated, boxes have no ``rbox``, or the names of images are not told apart by
-            a line: two of one stem, or one with a blank.
+        ValueError: If something cannot be evaluated, boxes have no ``rbox``, or a line cannot name its image: two of
+            one stem, or one with a blank.
     """
     inputs = load_inputs(annotations, predictions)
     found = inputs.detections
