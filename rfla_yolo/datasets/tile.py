@@ -21,7 +21,7 @@ from ..rotated import hulls
 from ..scenes import Detections, Window, merge
 from ..scenes.source import open_dataset_image
 from .boxes import cut, min_area_boxes, move
-from .checks import are_oriented, read_labels
+from .checks import are_oriented, have_polygons, read_labels
 from .coco import by_image, check_size, coco_boxes, read_coco
 from .truth import match_categories, match_images
 from .writer import (
@@ -67,7 +67,8 @@ def tile_dataset(
 
     SAHI places the tiles; the last of an axis is moved back to the border. Boxes are cut here: SAHI rounds areas to
     whole px^2 before it compares them, which decides wrongly about tiny objects. Oriented boxes, labels of four
-    corners, stay oriented: one that is cut becomes the rectangle of the smallest area around its visible part.
+    corners, stay oriented (other polygons become the boxes around
+    them, which the report tells): one that is cut becomes the rectangle of the smallest area around its visible part.
 
     A tile is named by its image, left and top: ``{image}__{left}_{top}.png``; where images of a split share their stem,
     folders and suffix become part of it. Started again, only tiles are cut that are missing or whose image has changed
@@ -107,9 +108,11 @@ def tile_dataset(
     if stretch:
         settings["stretch"] = [str(value) for value in stretch]
     root = claim_folder(Path(out), {"command": "tile", "data": str(data), **settings})
-    oriented = are_oriented(label for pairs in splits.values() for _, label in pairs)
+    files = [label for pairs in splits.values() for _, label in pairs]
+    oriented = are_oriented(files)
     wholes = {s: _read(s, pairs, names, (annotations or {}).get(s), oriented, stretch) for s, pairs in splits.items()}
     report: dict[str, Any] = {"source": "tile", **settings, "splits": {}}
+    report["polygons"] = not oriented and have_polygons(files)
     tiles: dict[str, list[_Tile]] = {}
     for split, records in wholes.items():
         cut, cut_off = _cut(records, size, overlap, visible)
