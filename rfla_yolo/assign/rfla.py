@@ -152,6 +152,11 @@ def rfla_select(
 
     boxes = gt_bboxes.float()
     oriented = boxes.shape[-1] == 5
+    if (
+        oriented
+    ):  # an object of NaN or infinity takes nothing, as an axis-aligned one, and must not index by its numbers
+        sound = boxes.isfinite().all(-1)
+        boxes, gt_mask = boxes.masked_fill(~sound.unsqueeze(-1), 0), gt_mask.bool() & sound
     centers = boxes[..., :2] if oriented else (boxes[..., :2] + boxes[..., 2:]) / 2
     w, h = box_sides(boxes)[..., None, None].unbind(2)  # each (B, G, 1, 1)
     rf = per_level(rf_sizes, boxes)[:, None]

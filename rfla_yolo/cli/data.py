@@ -109,12 +109,17 @@ def _data_tile(argv: Sequence[str]) -> None:
     parser.add_argument("--stretch", type=stretch, default=[], help=help_)
     args = parser.parse(argv)
     from ..datasets import tile_dataset
-    from ..engine.data import find_dataset_yaml, list_annotations, list_images
+    from ..engine.data import find_dataset_yaml, find_keypoints, list_annotations, list_images
 
     data = find_dataset_yaml(args.pop("data"))
     known = Path(data).resolve() if Path(data).is_file() else data  # else by name, of those that Ultralytics has
     names, splits = list_images(data)
-    print(_summary(tile_dataset(splits, names, annotations=list_annotations(data), data=known, **args)))
+    if keypoints := find_keypoints(data):
+        fail(f"data {data}: kpt_shape {list(keypoints)}: tile cuts boxes, oriented or not, and no keypoints")
+    report = tile_dataset(splits, names, annotations=list_annotations(data), data=known, **args)
+    print(_summary(report))
+    if report["polygons"]:
+        print("The labels hold polygons: the tiles have the boxes around them, and train no segmentation")
     print(f"Wrote {args['out']}: train with --data {Path(args['out']) / 'data.yaml'}")
 
 
@@ -148,10 +153,10 @@ def _data_check(argv: Sequence[str]) -> None:
     args = parser.parse(argv)
     out = args.pop("out")
     from ..datasets import check_data
-    from ..engine.data import list_images
+    from ..engine.data import find_keypoints, list_images
 
-    names, splits = list_images(args.pop("data"))
-    diagnosis = check_data(splits, names, **args)
+    names, splits = list_images(args["data"])
+    diagnosis = check_data(splits, names, keypoints=find_keypoints(args.pop("data")), **args)
     print(diagnosis.text())
     if out:
         print(f"Wrote {diagnosis.write(out)} and check.json")

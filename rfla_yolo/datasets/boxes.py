@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..pairs import near_pairs
 from ..rotated import corners, hulls, intersections
 
 Boxes = NDArray[np.float64]
@@ -98,29 +97,3 @@ def cut(boxes: Boxes, window: Sequence[float]) -> tuple[Boxes, NDArray[np.float6
         fits = ((high - low) / hulls(boxes[places])[:, 2:].clip(1e-9) * LARGEST).min(1).clip(max=1)
         boxes[places, 2:4] *= fits[:, None]
     return boxes, visible
-
-
-def suppress(boxes: Boxes, score: NDArray[np.float64], group: NDArray[np.int64], iou: float) -> NDArray[np.int64]:
-    """Return which oriented detections non-maximum suppression keeps, best first.
-
-    Args:
-        boxes: Oriented boxes, (N, 5).
-        score: Score of each, (N,).
-        group: What it competes in, as image and class, numbers from 0, (N,).
-        iou: Of two detections of a group that overlap more, the weaker is dropped.
-
-    Returns:
-        Places, (K,).
-    """
-    order = np.argsort(-score, kind="stable")
-    boxes, group = boxes[order], group[order]
-    weaker, better, overlap = near_pairs(boxes, group, boxes, group, np.zeros(len(boxes), dtype=bool), max(iou, 1e-9))
-    chosen = (better < weaker) & (overlap > iou)
-    weaker, better = weaker[chosen], better[chosen]
-    kept = np.ones(len(boxes), dtype=bool)
-    while len(weaker):  # in rounds: what no detection may still drop stays, and drops
-        free = ~np.isin(better, weaker)
-        kept[weaker[free]] = False
-        left = kept[weaker] & kept[better] & ~free
-        weaker, better = weaker[left], better[left]
-    return np.asarray(order[kept])

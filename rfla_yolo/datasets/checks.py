@@ -34,11 +34,25 @@ def are_oriented(files: Iterable[Path]) -> bool:
 
     Lines of boxes beside them make no difference here; `parse_labels` then calls them bad.
     """
+    found = _columns(files)
+    return CORNERS in found and not any(map(_is_polygon, found - {CORNERS}))
+
+
+def have_polygons(files: Iterable[Path]) -> bool:
+    """Return whether labels of a dataset that has no oriented boxes are polygons, as of segmentation."""
+    return any(map(_is_polygon, _columns(files)))
+
+
+def _columns(files: Iterable[Path]) -> set[int]:
     found: set[int] = set()
     for path in files:
         with suppress(OSError, UnicodeDecodeError):
             found.update(len(line.split()) for line in path.read_text(encoding="utf-8-sig").splitlines())
-    return CORNERS in found and not any(columns > 6 and columns % 2 for columns in found - {CORNERS})
+    return found
+
+
+def _is_polygon(columns: int) -> bool:
+    return columns > 6 and columns % 2 == 1
 
 
 def read_labels(path: Path, num_classes: int, oriented: bool = False) -> NDArray[np.float64]:

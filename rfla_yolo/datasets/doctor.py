@@ -149,12 +149,16 @@ class _Scan:
     bad_lines: list[str]
 
 
+_Form = tuple[int, bool, tuple[int, int] | None]  # what `parse_labels` is told of the dataset
+
+
 def check_data(
     splits: Mapping[str, Sequence[tuple[Path, Path]]],
     names: Sequence[str],
     *,
     imgsz: int = 640,
     scale: float = 0.5,
+    keypoints: tuple[int, int] | None = None,
     workers: int | None = None,
 ) -> Diagnosis:
     """Check a dataset.
@@ -164,6 +168,7 @@ def check_data(
         names: Class names.
         imgsz: Training size: the longer side of an image is resized to it, px.
         scale: Ultralytics' augmentation of that name: sizes vary by a factor of 1 - scale to 1 + scale.
+        keypoints: How many follow the box on every line, and the numbers of each; None where there are none.
         workers: Processes; all cores by default.
 
     Returns:
@@ -183,8 +188,9 @@ def check_data(
         import imagehash  # noqa: F401  needed by the workers; say so before they start
     except ImportError as error:
         raise ImportError(f"data check needs ImageHash: pip install 'rfla-yolo[data]' ({error})") from None
-    oriented = are_oriented(label for pairs in splits.values() for _, label in pairs)
-    scans = {split: _scan_all(split, pairs, len(names), oriented, workers) for split, pairs in splits.items()}
+    oriented = not keypoints and are_oriented(label for pairs in splits.values() for _, label in pairs)
+    form = len(names), oriented, keypoints
+    scans = {split: _scan_all(split, pairs, form, workers) for split, pairs in splits.items()}
     everything = [scan for found in scans.values() for scan in found]
     sides = {split: _sides(found, imgsz) for split, found in scans.items()}
     findings = [
@@ -206,17 +212,15 @@ def check_data(
     return Diagnosis(findings, figures, sides, per_image)
 
 
-def _scan_all(
-    split: str, pairs: Sequence[tuple[Path, Path]], num_classes: int, oriented: bool, workers: int | None
-) -> list[_Scan]:
-    jobs = [(image, label, num_classes, oriented) for image, label in pairs]
+def _scan_all(split: str, pairs: Sequence[tuple[Path, Path]], form: _Form, workers: int | None) -> list[_Scan]:
+    jobs = [(image, label, form) for image, label in pairs]
     with ProcessPoolExecutor(workers or os.cpu_count() or 1) as pool:
         return list(progress(pool.map(_scan, jobs, chunksize=16), len(jobs), f"reading {split}"))
 
 
-def _scan(job: tuple[Path, Path, int, bool]) -> _Scan:
-    image, label, num_classes, oriented = job
-    rows, bad_lines = parse_labels(label, num_classes, oriented)
+def _scan(job: tuple[Path, Path, _Form]) -> _Scan:
+    image, label, form = job
+    rows, bad_lines = parse_labels(label, *form)
     problem = explain_image(image)
     if not problem:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,29 @@ def write_task1(
         folder: Folder to write to; made if need be.
 
     Returns:
-        The files, in the order of the classes; one without detections is empty.
+        The files, in the order of the classes; one without detections is empty. Classes that would share one, as
+        "Ship" and "ship", have their place in its name, from 1.
 
     Raises:
         FileNotFoundError: If a path does not exist.
-        ValueError: If something cannot be evaluated, boxes have no ``rbox``, or two classes would share a file.
+        ValueError: If something cannot be evaluated, boxes have no ``rbox``, or a line cannot name its image: two of
+            one stem, or one with a blank.
     """
     inputs = load_inputs(annotations, predictions)
     found = inputs.detections
     if len(found) and found.bbox.shape[1] == 4:
         raise ValueError("predictions: DOTA's task 1 needs oriented boxes (rbox), found bbox")
-    names = [re.sub(r"[\s/\\]+", "-", str(category["name"])) for category in inputs.categories]
-    if len({name.casefold() for name in names}) < len(names):
-        raise ValueError(f"annotations: two of the classes {', '.join(names)} would share a file")
+    names = [re.sub(r"[\s/\\]+", "-", category["name"]) for category in inputs.categories]
+    while shared := {name for name, n in Counter(map(str.casefold, names)).items() if n > 1}:
+        names = [f"{name}-{place}" if name.casefold() in shared else name for place, name in enumerate(names, start=1)]
     stems = [Path(image.get("file_name") or str(image["id"])).stem for image in inputs.images]
+    stem, number = Counter(stems).most_common(1)[0] if stems else ("", 0)
+    if number > 1:
+        raise ValueError(
+            f"annotations: {number} images are called {stem!r}, and a line of task 1 has no more of a name"
+        )
+    if blank := [stem for stem in stems if len(stem.split()) != 1]:
+        raise ValueError(f"annotations: the image {blank[0]!r} has a blank in its name, which parts columns in task 1")
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     files = []

@@ -16,11 +16,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..evaluation.inputs import Inputs, load_inputs
+from ..evaluation.inputs import load_inputs
+from ..rotated import hulls
 from ..scenes import Detections, Window, merge
 from ..scenes.source import open_dataset_image
-from .boxes import cut, min_area_boxes, move, suppress
-from .checks import are_oriented, read_labels
+from .boxes import cut, min_area_boxes, move
+from .checks import are_oriented, have_polygons, read_labels
 from .coco import by_image, check_size, coco_boxes, read_coco
 from .truth import match_categories, match_images
 from .writer import (
@@ -37,7 +38,6 @@ from .writer import (
     write_yaml,
 )
 
-ORIENTED_IOU = 0.5  # of two oriented detections of a class on tiles that overlap more, the weaker is dropped
 TILES = "tiles.json"  # where each tile comes from
 
 
@@ -67,7 +67,8 @@ def tile_dataset(
 
     SAHI places the tiles; the last of an axis is moved back to the border. Boxes are cut here: SAHI rounds areas to
     whole px^2 before it compares them, which decides wrongly about tiny objects. Oriented boxes, labels of four
-    corners, stay oriented: one that is cut becomes the rectangle of the smallest area around its visible part.
+    corners, stay oriented (other polygons become the boxes around
+    them, which the report tells): one that is cut becomes the rectangle of the smallest area around its visible part.
 
     A tile is named by its image, left and top: ``{image}__{left}_{top}.png``; where images of a split share their stem,
     folders and suffix become part of it. Started again, only tiles are cut that are missing or whose image has changed
@@ -107,9 +108,11 @@ def tile_dataset(
     if stretch:
         settings["stretch"] = [str(value) for value in stretch]
     root = claim_folder(Path(out), {"command": "tile", "data": str(data), **settings})
-    oriented = are_oriented(label for pairs in splits.values() for _, label in pairs)
+    files = [label for pairs in splits.values() for _, label in pairs]
+    oriented = are_oriented(files)
     wholes = {s: _read(s, pairs, names, (annotations or {}).get(s), oriented, stretch) for s, pairs in splits.items()}
     report: dict[str, Any] = {"source": "tile", **settings, "splits": {}}
+    report["polygons"] = not oriented and have_polygons(files)
     tiles: dict[str, list[_Tile]] = {}
     for split, records in wholes.items():
         cut, cut_off = _cut(records, size, overlap, visible)
@@ -133,6 +136,7 @@ def tile_dataset(
 def merge_tiles(predictions: str | Path | list[dict[str, Any]], tiles: str | Path, split: str = "val") -> list[Any]:
     """Move detections on tiles to the whole images, every object once (`rfla_yolo.scenes.merge`).
 
+    Oriented ones are compared by the axis-aligned boxes around them, and stay as they are.
     Objects that the overlap does not hold may come in pieces: choose an overlap of `rfla_yolo.scenes.overlap_for` the
     largest object.
 
@@ -158,46 +162,34 @@ def merge_tiles(predictions: str | Path | list[dict[str, Any]], tiles: str | Pat
         inputs = load_inputs(root / "annotations" / f"{split}.json", predictions)
     except ValueError as error:
         raise ValueError(f"tiles {root}, {split}: {error}") from None
-    if inputs.detections.bbox.shape[1] == 5:
-        return _merge_oriented(inputs, places)
-    found, category_ids = inputs.detections, [category["id"] for category in inputs.categories]
+    found, oriented = inputs.detections, inputs.detections.bbox.shape[1] == 5
+    box = "rbox" if oriented else "bbox"
+    of_image = [places[image["file_name"]] for image in inputs.images]
+    upright = hulls(found.bbox) if oriented else found.bbox
+    # `merge` takes the order of the scores alone: the rank in their place tells which rows it keeps
+    order = np.lexsort((*found.bbox.T, found.label, found.image, found.score))
+    rank = np.argsort(order)
     on_tile = np.split(
-        np.argsort(found.image, kind="stable"), np.bincount(found.image, minlength=len(inputs.images)).cumsum()[:-1]
+        np.argsort(found.image, kind="stable"), np.bincount(found.image, minlength=len(of_image)).cumsum()[:-1]
     )
     tiles_of: dict[int, list[tuple[Window, Detections]]] = defaultdict(list)
-    for image, rows in zip(inputs.images, on_tile):
-        place = places[image["file_name"]]
+    for place, rows in zip(of_image, on_tile):
         left, top, right, bottom = place["corner"]
-        corners = found.bbox[rows, :2]
-        boxes = np.concatenate([corners, corners + found.bbox[rows, 2:]], axis=1)
-        part = Detections.of(boxes, found.score[rows], found.label[rows]).shift(left, top)
+        corners = upright[rows, :2]
+        boxes = np.concatenate([corners, corners + upright[rows, 2:]], axis=1)
+        part = Detections.of(boxes, rank[rows], found.label[rows]).shift(left, top)
         tiles_of[place["image_id"]].append((Window(left, top, right - left, bottom - top), part))
     merged = []
     for whole, parts in sorted(tiles_of.items()):
-        of_whole = merge(*zip(*parts))
-        for (x1, y1, x2, y2), score, label in zip(
-            of_whole.bbox.tolist(), of_whole.score.tolist(), of_whole.label.tolist()
-        ):
-            moved = {"image_id": whole, "category_id": category_ids[label], "bbox": [x1, y1, x2 - x1, y2 - y1]}
-            merged.append({**moved, "score": score})
+        kept = order[merge(*zip(*parts)).score.astype(np.int64)]
+        moved = found.bbox[kept]
+        moved[:, :2] += np.array([of_image[i]["corner"][:2] for i in found.image[kept]]).reshape(-1, 2)
+        columns = (found.label[kept].tolist(), moved.tolist(), found.score[kept].tolist())
+        merged += [
+            {"image_id": whole, "category_id": inputs.categories[label]["id"], box: sides, "score": score}
+            for label, sides, score in zip(*columns)
+        ]
     return merged
-
-
-def _merge_oriented(inputs: Inputs, places: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Move oriented detections to the whole images; of two of a class that overlap by more, the weaker is dropped."""
-    found = inputs.detections
-    of_image = [places[image["file_name"]] for image in inputs.images]
-    corners = np.array([place["corner"][:2] for place in of_image], dtype=float).reshape(-1, 2)
-    whole = np.array([place["image_id"] for place in of_image], dtype=np.int64)[found.image]
-    boxes = found.bbox.copy()
-    boxes[:, :2] += corners[found.image]
-    kept = suppress(boxes, found.score, whole * len(inputs.categories) + found.label, ORIENTED_IOU)
-    kept = kept[np.argsort(whole[kept], kind="stable")]
-    columns = (whole[kept].tolist(), found.label[kept].tolist(), boxes[kept].tolist(), found.score[kept].tolist())
-    return [
-        {"image_id": image, "category_id": inputs.categories[label]["id"], "rbox": box, "score": score}
-        for image, label, box, score in zip(*columns)
-    ]
 
 
 def _read(

@@ -80,6 +80,12 @@ def list_images(data: Any) -> tuple[list[str], dict[str, list[tuple[Path, Path]]
     return [str(name) for _, name in sorted(info["names"].items())], found
 
 
+def find_keypoints(data: Any) -> tuple[int, int] | None:
+    """Return how many keypoints an object of a dataset YAML has, and the numbers of each; None where it has none."""
+    shape = check_det_dataset(str(find_dataset_yaml(data))).get("kpt_shape")
+    return (int(shape[0]), int(shape[1])) if shape else None
+
+
 def list_annotations(data: Any) -> dict[str, Path]:
     """Return the COCO ground truth that a dataset YAML names, by split."""
     info = check_det_dataset(str(find_dataset_yaml(data)))

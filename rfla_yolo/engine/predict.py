@@ -361,7 +361,10 @@ def _load(model: str | Path | YOLO) -> nn.Module | str:
 
 def _check_task(model: Any, task: str) -> None:
     if task != "detect":
-        raise ValueError(f"model: {model} is for {task!r}; scenes are predicted by detectors (task 'detect')")
+        raise ValueError(
+            f"model: {model} is for {task!r}; scenes are predicted by detectors (task 'detect'). "
+            "Of other tasks use RFLAYOLO(weights).predict(...) or 'yolo predict', on pictures"
+        )
 
 
 def _thresholds(conf: float | str | Path, model: Any, names: Mapping[int, str]) -> np.ndarray:

@@ -141,13 +141,11 @@ class RFLAValidator(DetectionValidator):
             _write_predictions(self.save_dir / "predictions.json", inputs)
             figures = {**evaluation.to_dict(), "ultralytics": {k: float(v) for k, v in stats.items()}}
             (self.save_dir / "metrics.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
-            if self.oriented:
-                names = {"images": inputs.images, "categories": inputs.categories, "annotations": []}
-                write_task1(names, self.save_dir / "predictions.json", self.save_dir)
+            task1 = self.oriented and self._write_task1(inputs)
             if self.args.plots:
                 files = {inputs.images[i]["id"]: file for file, places in self._truth.places.items() for i in places}
                 write_page(evaluation, self.save_dir, files)
-            more = ", Task1_*.txt" * self.oriented + ", index.html" * self.args.plots
+            more = ", Task1_*.txt" * task1 + ", index.html" * self.args.plots
             LOGGER.info(f"Wrote {self.save_dir}: metrics.json, predictions.json{more}")
         if figure := FITNESS[self.rfla.fitness]:
             value = evaluation[figure]
@@ -192,6 +190,16 @@ class RFLAValidator(DetectionValidator):
             found = figures.per_class[self._truth.categories[place]["name"]] if place >= 0 else {}
             print_row(self.names[c], *counts, metrics.class_result(i), found)
 
+    def _write_task1(self, inputs: Inputs) -> bool:
+        """Write the detections in DOTA's format, or say why they cannot be: the results are there without it."""
+        names = {"images": inputs.images, "categories": inputs.categories, "annotations": []}
+        try:
+            write_task1(names, self.save_dir / "predictions.json", self.save_dir)
+        except ValueError as error:
+            LOGGER.warning(f"Task1_*.txt are left out: {error}")
+            return False
+        return True
+
     def _warn_of_cuts(self) -> None:
         """Say where ``max_det`` has cut detections off, and how many were no numbers."""
         cut = Counter({im_file: count for im_file, _, _, count, _ in self.jdict if count})
@@ -221,7 +229,10 @@ class RFLAValidator(DetectionValidator):
         label = truth.labels[table[:, -1].astype(int)]
         if (label < 0).any():  # classes of the model that the COCO file does not know
             table, image, label = table[label >= 0], image[label >= 0], label[label >= 0]
-        bbox, score = table[:, :-2].astype(float).round(4), table[:, -2].astype(float).round(7)
+        bbox, score = table[:, :-2].astype(float), table[:, -2].astype(float).round(7)
+        # the same boxes in Ultralytics' range of angles: some heads learn the angle without bounds
+        bbox[:, 4:] = (bbox[:, 4:] + math.pi / 4) % math.pi - math.pi / 4
+        bbox = bbox.round(4)
         bbox[:, 2:4] = bbox[:, 2:4].clip(0)  # a head that learns distances with a sign may turn a box inside out
         return Inputs(truth.images, truth.categories, truth.objects, Detections(image, label, bbox, score))
 
@@ -338,7 +349,8 @@ class RFLAPoseValidator(PoseValidator, RFLAValidator):
 class RFLAOBBValidator(OBBValidator, RFLAValidator):
     """`RFLAValidator` of oriented boxes: Ultralytics' metrics, by ProbIoU, and AP by size, by the rotated IoU.
 
-    Outside of training it writes the detections also in DOTA's format, ``Task1_{class}.txt``.
+    Outside of training it writes the detections also in DOTA's format, ``Task1_{class}.txt``, unless the names of the
+    images do not allow it.
     """
 
 

@@ -133,3 +133,15 @@ def test_a_long_object_takes_anchors_along_its_own_axis():
     got = rfla_assign(boxes, torch.ones(1, 1, dtype=torch.bool), [(20, 20)], [4], [8.0], topk=(8, 0))[0]
     row, column = (got.view(20, 20) >= 0).nonzero().unbind(1)
     assert len(row) >= 8 and (row - column).abs().max() <= 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("column", range(5))
+def test_an_object_of_no_numbers_takes_nothing_and_disturbs_no_other(value, column):
+    levels = [(8, 10), (4, 5)], [8, 16], [24.0, 48.0]
+    good = torch.tensor([[[30.0, 20.0, 16.0, 6.0, 0.4], [60.0, 40.0, 9.0, 9.0, 1.0]]])
+    bad = good.clone()
+    bad[0, 0, column] = value
+    expected = rfla_assign(good, torch.tensor([[False, True]]), *levels)
+    assert (expected >= 0).any()
+    assert torch.equal(rfla_assign(bad, torch.tensor([[True, True]]), *levels), expected)

@@ -152,7 +152,7 @@ def test_files_that_training_cannot_use(clean_set):
 def test_a_decoder_that_fails_in_its_own_way_does_not_end_the_check(clean_set, monkeypatch):
     monkeypatch.setattr("imagehash.phash", lambda image: 1 / 0)
     image = clean_set / "images/train/0.png"
-    assert _scan((image, clean_set / "labels/train/0.txt", 2, False)).problem == f"{image}: division by zero"
+    assert _scan((image, clean_set / "labels/train/0.txt", (2, False, None))).problem == f"{image}: division by zero"
 
 
 def test_sizes_are_upright_and_of_any_number_of_pixels(clean_set):
@@ -174,12 +174,12 @@ def test_sizes_are_upright_and_of_any_number_of_pixels(clean_set):
 def test_tiffs_above_the_limit_of_pillow(tmp_path, monkeypatch):
     """Of them it refuses to decode so many pixels, even where it has opened them."""
     Image.fromarray(scene(1)).save(tmp_path / "a.tif")
-    expected = _scan((tmp_path / "a.tif", tmp_path / "a.txt", 1, False))
+    expected = _scan((tmp_path / "a.tif", tmp_path / "a.txt", (1, False, None)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     monkeypatch.setattr(doctor, "TRAINED_PIXELS", 2000)
     with pytest.raises(Image.DecompressionBombError), open_image(tmp_path / "a.tif") as opened:
         opened.load()
-    found = _scan((tmp_path / "a.tif", tmp_path / "a.txt", 1, False))
+    found = _scan((tmp_path / "a.tif", tmp_path / "a.txt", (1, False, None)))
     assert (found.problem, found.phash) == ("", expected.phash)
 
 
@@ -206,3 +206,40 @@ def test_splits_of_nothing_are_errors(clean_set):
 def test_settings_out_of_range(clean_set, setting):
     with pytest.raises(ValueError, match=f"{next(iter(setting))} must be"):
         check(clean_set, **setting)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (3, 2), (3, 3)])  # 9, 11 and 14 columns, of which two look like polygons
+def test_keypoints_are_checked_and_never_tiled(tmp_path, capsys, shape):
+    count, numbers = shape
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        pixels = np.random.default_rng(len(split)).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / f"images/{split}/{split}.png"), pixels)
+        line = "0 0.5 0.5 0.25 0.25" + " 0.5" * (count * numbers)
+        (tmp_path / f"labels/{split}/{split}.txt").write_text(line + "\n")
+    yaml = tmp_path / "set.yaml"
+    lines = f"path: {tmp_path}\ntrain: images/train\nval: images/val\nnames: [a]\nkpt_shape: [{count}, {numbers}]\n"
+    yaml.write_text(lines)
+    main(["data", "check", "--data", str(yaml), "--imgsz", "64", "--workers", "1"])  # no error: it would exit
+    assert "bad label lines" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["data", "tile", "--data", str(yaml), "--out", str(tmp_path / "out")])
+    assert f"kpt_shape [{count}, {numbers}]" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    (tmp_path / "labels/val/val.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    with pytest.raises(SystemExit):
+        main(["data", "check", "--data", str(yaml), "--imgsz", "64", "--workers", "1"])
+    assert f"expected {5 + count * numbers} columns" in capsys.readouterr().out
+
+
+def test_polygons_become_boxes_and_tile_says_so(tmp_path, capsys):
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / f"images/{split}/{split}.png"), np.zeros((64, 64, 3), np.uint8))
+        (tmp_path / f"labels/{split}/{split}.txt").write_text("0 0.25 0.25 0.5 0.25 0.5 0.75\n")
+    (tmp_path / "set.yaml").write_text(f"path: {tmp_path}\ntrain: images/train\nval: images/val\nnames: [a]\n")
+    main(["data", "tile", "--data", str(tmp_path / "set.yaml"), "--out", str(tmp_path / "out")])
+    assert "The labels hold polygons" in capsys.readouterr().out
+    line = (tmp_path / "out/labels/val/val__0_0.txt").read_text()
+    assert [float(value) for value in line.split()] == [0, 0.375, 0.5, 0.25, 0.5]

@@ -1,4 +1,4 @@
-"""Oriented datasets: boxes against Ultralytics, shapely and a literal suppression; DOTA, tiles and the way back."""
+"""Oriented datasets: boxes against Ultralytics and shapely; DOTA, tiles and the way back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ultralytics.utils import ops
 from rfla_yolo import evaluate
 from rfla_yolo.cli import main
 from rfla_yolo.datasets import check_data, convert_dota, merge_tiles, tile_dataset, write_task1
-from rfla_yolo.datasets.boxes import areas, cut, min_area_boxes, suppress
+from rfla_yolo.datasets.boxes import areas, cut, min_area_boxes
 from rfla_yolo.datasets.checks import are_oriented, read_labels
 from rfla_yolo.evaluation.matching import pairwise_iou
 from rfla_yolo.rotated import corners, hulls
@@ -82,22 +82,6 @@ class TestBoxes:
         aside = np.array([np.cos(angle), np.sin(angle)])
         box = np.array([[*(np.array([100, 60]) + 4 * aside), 8, 400, angle]])
         assert cut(box, (0, 0, 100, 60))[1] == 0
-
-    @pytest.mark.parametrize("iou", [0.1, 0.5])
-    def test_suppression_is_that_of_a_loop(self, iou):
-        boxes, rng = random_boxes(3, 300), np.random.default_rng(3)
-        boxes[200:] = boxes[rng.integers(200, size=100)] + rng.normal(0, 1, (100, 5)) * [1, 1, 0, 0, 0.1]
-        score, group = rng.random(300).round(2), rng.integers(0, 2, 300)
-        kept: list[int] = []
-        for place in np.argsort(-score, kind="stable").tolist():
-            same = [k for k in kept if group[k] == group[place]]
-            if not same or pairwise_iou(boxes[same], boxes[[place] * len(same)]).max() <= iou:
-                kept.append(place)
-        assert suppress(boxes, score, group, iou).tolist() == kept
-        assert 100 < len(kept) < 300
-
-    def test_nothing_to_suppress(self):
-        assert len(suppress(np.zeros((0, 5)), np.zeros(0), np.zeros(0, dtype=np.int64), 0.5)) == 0
 
 
 class TestLabels:
@@ -283,6 +267,24 @@ class TestTiles:
         lines = (tmp_path / "task1/Task1_ship.txt").read_text().splitlines()
         assert len(lines) == 4 and {line.split()[0] for line in lines} == {"a"}
 
+    @pytest.mark.parametrize("scores", ["equal", "random", "of pieces"])
+    def test_perfect_detections_are_perfect_on_the_whole_image(self, tmp_path, scores):
+        """Whatever a piece of an object scores, the object stays: the overlap holds all of them."""
+        rng = np.random.default_rng(0)
+        sides = np.column_stack((rng.uniform(6, 60, 150), rng.uniform(5, 25, 150)))
+        center = rng.uniform(35, [565, 465], (150, 2))
+        boxes = np.column_stack((center, sides, rng.uniform(-1.5, 1.5, 150))).tolist()
+        pairs = one_image(tmp_path, boxes, (600, 500))
+        tile_dataset(pairs, NAMES[:1], tmp_path / "out", size=300, overlap=100)
+        objects = json.loads((tmp_path / "out/annotations/val.json").read_text())["annotations"]
+        assert len(objects) > 220
+        score = {"equal": lambda a: 1.0, "random": lambda a: rng.random(), "of pieces": lambda a: 1 / a["area"]}[scores]
+        found = [{k: a[k] for k in ("image_id", "category_id", "rbox")} | {"score": score(a)} for a in objects]
+        merged = merge_tiles(found, tmp_path / "out")
+        assert len(merged) == 150
+        assert evaluate(tmp_path / "out/annotations/val_whole.json", merged)["AP"] == pytest.approx(1, abs=1e-6)
+        assert {m["score"] for m in merged} <= {f["score"] for f in found}
+
 
 TRUTH = {
     "images": [{"id": 5, "file_name": "part/P0001.png"}, {"id": 6, "file_name": "P0002.png"}],
@@ -311,9 +313,22 @@ class TestTask1:
         box = {"image_id": 6, "category_id": 3, "bbox": [10, 20, 4, 2], "score": 0.25}
         with pytest.raises(ValueError, match="task 1 needs oriented boxes"):
             write_task1(TRUTH, [box], tmp_path)
-        twice = {**TRUTH, "categories": [{"id": 1, "name": "a b"}, {"id": 2, "name": "a-B"}]}
-        with pytest.raises(ValueError, match="would share a file"):
-            write_task1(twice, [], tmp_path)
+        for files, message in (
+            (["a/P1.png", "b/P1.tif"], "2 images are called 'P1'"),
+            (["my scene.tif"], "'my scene'"),
+        ):
+            images = [{"id": i, "file_name": name} for i, name in enumerate(files)]
+            with pytest.raises(ValueError, match=message):
+                write_task1({**TRUTH, "images": images}, [], tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+    def test_classes_never_share_a_file(self, tmp_path):
+        names = ["a b", "a-B", "a-b-1", "c"]
+        twice = {**TRUTH, "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)]}
+        found = [{"image_id": 5, "category_id": i, "rbox": [9, 9, 4, 2, 0], "score": i / 10} for i in (1, 2, 3, 4)]
+        files = write_task1(twice, found, tmp_path)
+        assert len({file.name.casefold() for file in files}) == 4 and files[3].name == "Task1_c.txt"
+        assert [file.read_text().split()[1] for file in files] == ["0.100000", "0.200000", "0.300000", "0.400000"]
 
 
 def test_check(tmp_path):

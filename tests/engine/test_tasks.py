@@ -287,7 +287,7 @@ def test_plain_ultralytics_validates_to_the_same_numbers(names, train, tmp_path)
         assert again.metrics == ours.evaluation.metrics and again.num_detections > 0
 
 
-def test_figures_of_oriented_boxes_are_of_oriented_boxes(tmp_path, tiny_sets, monkeypatch):
+def test_figures_of_oriented_boxes_are_of_oriented_boxes(tmp_path, tiny_sets, monkeypatch, caplog):
     """The labels themselves as detections, in images that are letterboxed: AP 1; turned by a quarter, next to none."""
     data = tiny_sets(tmp_path)
     convert(data, "obb")
@@ -324,6 +324,17 @@ def test_figures_of_oriented_boxes_are_of_oriented_boxes(tmp_path, tiny_sets, mo
     lengths = np.linalg.norm(points - np.roll(points, 1, 1), axis=-1)[whole]
     for side in np.sqrt(lengths[:, 0] * lengths[:, 1]):
         assert np.abs(np.array(sides) - side).min() < 0.02
+    turn = 7 * math.pi  # as a head without bounds may give it: the same boxes
+    wound = RFLAYOLO(tmp_path / "run/weights/best.pt").val(name="wound", **options)
+    assert wound.evaluation["AP"] == pytest.approx(found.evaluation["AP"], abs=1e-3)
+    angles = [d["rbox"][4] for d in json.loads((tmp_path / "wound/predictions.json").read_text())]
+    assert len(angles) == 28 and -math.pi / 4 - 1e-4 <= min(angles) and max(angles) <= 3 * math.pi / 4 + 1e-4
+    (data.parent / "images/val/0.png").rename(data.parent / "images/val/0 0.png")
+    (data.parent / "labels/val/0.txt").rename(data.parent / "labels/val/0 0.txt")
+    caplog.clear()
+    assert RFLAYOLO(tmp_path / "run/weights/best.pt").val(name="blank", **options).evaluation["AP"] > 0.9
+    assert not list((tmp_path / "blank").glob("Task1*")) and "Task1_*.txt are left out" in caplog.text
+    assert (tmp_path / "blank/metrics.json").is_file()
     turn = math.pi / 2
     assert RFLAYOLO(tmp_path / "run/weights/best.pt").val(name="turned", **options).evaluation["AP75"] < 0.1
 
