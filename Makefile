@@ -12,10 +12,11 @@ demo: .venv/export ## train on the demo set, validate, export to ONNX and run th
 test: .venv/dev lint ## run lint, types, tests and doctests
 	$(BIN)/python -m pytest
 
-test-all: .venv/dev lint ## the same, and the tests that take minutes
+test-all: .venv/dev .venv/all-formats lint ## the same, and the tests that take minutes, among them those of all runtimes
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-test-matrix: .venv/dev ## the tests with the oldest and the newest Ultralytics, on every Python that is on PATH
+test-matrix: .venv/dev ## the tests with the newest Ultralytics on every Python that is on PATH, and the oldest on 3.10, which must be
+	$(BIN)/tox run --skip-missing-interpreters false -e py310-oldest
 	$(BIN)/tox run
 
 lint: .venv/dev

@@ -11,6 +11,7 @@ from .parser import DEFAULT_MODEL, DEFAULT_MODELS, fail, make_parser, need_data
 
 DEMO = {"data": "demo.yaml", "model": "yolov8n-p2.yaml", "imgsz": 192, "epochs": 8, "batch": 8, "name": "demo"}
 DEMO |= {"optimizer": "AdamW", "lr0": 0.003, "warmup_epochs": 1.0, "nbs": 8, "close_mosaic": 2, "workers": 2}
+FILES = ("weights/best.pt", "weights/last.pt", "results.csv", "args.yaml", "rfla.yaml", "metrics.json")
 DEMO_AP50 = 0.5  # the demo training must reach it, or the command fails
 
 
@@ -33,8 +34,7 @@ def run(argv: Sequence[str]) -> None:
     if not is_first_process():
         return
     folder: Path = model.trainer.save_dir
-    files = "weights/best.pt, weights/last.pt, results.csv, args.yaml, rfla.yaml, metrics.json"
-    print(f"\nWrote to {folder}: {files}")
+    print(f"\nWrote to {folder}: {', '.join(name for name in FILES if (folder / name).is_file())}")
     if demo:
         ap50 = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["AP50"] or 0.0
         if ap50 < DEMO_AP50:

@@ -77,11 +77,16 @@ class KillSafeTrainer(DistributedTrainer):
         self.last, self.best = self.wdir / "last.pt", self.wdir / "best.pt"
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
-        """Check that there is something to resume, and whether it is nothing but the end of the run."""
+        """Check that there is something to resume, and whether it is nothing but the end of the run.
+
+        The run is that of the checkpoint's folder, which may have been moved or copied since it was written.
+        """
         resume = self.args.resume
         checkpoint = load_interrupted(resume if isinstance(resume, (str, Path)) else get_latest_run()) if resume else {}
         super().check_resume(overrides)
         if resume:
+            if not overrides.get("save_dir"):  # of the other ranks it is what the first has told them
+                self.args.save_dir = str(folder_of(self.args.resume))
             epochs, best = checkpoint["epoch"] + 1, (checkpoint.get("stopper") or {}).get("best_epoch", math.inf)
             self._only_the_end = epochs >= self.args.epochs or epochs - best >= (self.args.patience or math.inf)
 
@@ -178,6 +183,20 @@ def load_interrupted(file: str | Path) -> dict[str, Any]:
             f"to go on from its weights, train with model={file} and without resume"
         )
     return dict(checkpoint)
+
+
+def folder_of(checkpoint: str | Path) -> Path:
+    """Return the folder of the run that a checkpoint lies in.
+
+    Raises:
+        ValueError: If it lies in no folder ``weights``: the run that it names may be another by now.
+    """
+    folder = Path(checkpoint).resolve().parent
+    if folder.name != "weights":
+        raise ValueError(
+            f"resume: {checkpoint} lies in no folder of a run; put it into one, as RUN/weights/last.pt, to go on in RUN"
+        )
+    return folder.parent
 
 
 def keep_epochs(results: Path, epochs: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from ultralytics.cfg import get_cfg
 from ultralytics.data.augment import LetterBox
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils import ASSETS, DEFAULT_CFG, LOGGER, nms
+from ultralytics.utils.metrics import batch_probiou, box_iou
 from ultralytics.utils.patches import imread
 
 from .formats import FULL_PRECISION, NEEDS, format_of, safely
 from .model import RFLAYOLO
 
 BOXES, SCORES, OTHERS = 0.05, 1e-3, 1e-3  # largest differences: px, score, share of the largest value
-MISSING = 0.01  # largest share of the boxes that only one of file and checkpoint has, at least one box
+MISSING = 0.01  # largest share of boxes, at least one, that only one side suppresses: IoU or scores at equality
 NEAR = 2.0  # px: two boxes of a class whose coordinates are nearer are one
 CONFIDENCE = 0.25  # of suppression in a file, where none is given: Ultralytics' value
 
@@ -30,12 +31,13 @@ class Difference:
     """How an exported file differs from its checkpoint on an image.
 
     Attributes:
-        boxes: Largest difference of a coordinate, px of the input.
+        boxes: Largest difference of a coordinate, px of the input; NaN where no box could be compared, and, as
+            each of the next two, where one is NaN.
         scores: Largest difference of a score.
         others: Largest difference of mask coefficients, prototypes, keypoints or angles, as a share of their largest.
         selected: Number of boxes where the file selects them, by suppression or the one-to-one branch; None for raw
             outputs, which are compared place by place.
-        missing: Number of selected boxes that only one of the two has.
+        missing: Number of selected boxes that only one of the two has, though rounding does not explain it.
     """
 
     boxes: float
@@ -45,6 +47,8 @@ class Difference:
     missing: int = 0
 
     def __str__(self) -> str:
+        if self.selected == 0:
+            return "no boxes, nothing was compared"
         text = f"boxes differ by at most {self.boxes:.1e} px, scores by {self.scores:.1e}"
         if self.others:
             text += f", other outputs by {self.others:.1e} of their largest"
@@ -54,7 +58,7 @@ class Difference:
     def is_large(self) -> bool:
         """Whether it is more than rounding."""
         within = self.boxes <= BOXES and self.scores <= SCORES and self.others <= OTHERS
-        return not within or self.missing > max(MISSING * (self.selected or 0), 1)
+        return not within or self.missing > 0  # NaN is not within
 
 
 def export_model(weights: str | Path, image: str | Path | None = None, **kwargs: Any) -> Path:
@@ -124,6 +128,7 @@ def compare_export(
     torch_model = AutoBackend(str(weights), end2end=selects and not suppresses, verbose=False, channels_last=False)
     head = torch_model.backend.model.model[-1]
     classes = len(file_model.names)
+    threshold = DEFAULT_CFG.iou if iou is None else iou
     least = (CONFIDENCE if conf is None else conf) if suppresses else 0.0
     found = []
     for pixels in inputs(image, file_model.imgsz, file_model.channels, bool(arguments.get("dynamic"))):
@@ -131,7 +136,7 @@ def compare_export(
             exported, *exported_rest = _flat(file_model(pixels))
             head.max_det, head.agnostic_nms = exported.shape[1] if selects else head.max_det, agnostic_nms
             expected, *expected_rest = _flat(torch_model(pixels)[0])
-        rest = max((_relative(a, b) for a, b in zip(expected_rest, exported_rest, strict=True)), default=0.0)
+        rest = _largest(_relative(a, b) for a, b in zip(expected_rest, exported_rest, strict=True))
         if not selects:
             found.append(_raw_difference(expected, exported, classes, rest))
             continue
@@ -139,50 +144,85 @@ def compare_export(
             expected = nms.non_max_suppression(
                 expected,
                 least,
-                DEFAULT_CFG.iou if iou is None else iou,
+                threshold,
                 agnostic=agnostic_nms,
                 max_det=exported.shape[1],
                 nc=classes,
                 max_time_img=math.inf,
                 rotated=file_model.task == "obb",
             )
-        found.append(set_difference(expected[0], exported[0], least, rest))
+        found.append(
+            set_difference(expected[0], exported[0], least, rest, threshold if suppresses else None, agnostic_nms)
+        )
     return Difference(
-        max(difference.boxes for difference in found),
-        max(difference.scores for difference in found),
-        max(difference.others for difference in found),
+        _largest(difference.boxes for difference in found),
+        _largest(difference.scores for difference in found),
+        _largest(difference.others for difference in found),
         sum(difference.selected or 0 for difference in found) if selects else None,
         sum(difference.missing for difference in found),
     )
 
 
-def set_difference(expected: torch.Tensor, exported: torch.Tensor, least: float, others: float = 0.0) -> Difference:
+def set_difference(
+    expected: torch.Tensor,
+    exported: torch.Tensor,
+    least: float,
+    others: float = 0.0,
+    iou: float | None = None,
+    agnostic_nms: bool = False,
+) -> Difference:
     """Compare two sets of boxes: equal scores may stand in any order.
 
-    Boxes at the border of selection, as low as the lowest that is selected, may be of one side only.
+    Boxes at the border of selection may be of one side only: at the lowest score asked for or, where a side holds as
+    many as there may be, at its lowest. So may a few that the other side has suppressed. Where one side has none at
+    all, each of the other's is missing.
 
     Args:
         expected: Rows of four coordinates (px), score, class and anything else, (D, 6 + E), best first.
         exported: The same of the file, padded by rows whose score is 0.
         least: Lowest score.
         others: Difference of other outputs.
+        iou: IoU of the suppression that has selected them, if it was one.
+        agnostic_nms: Whether it suppresses across classes.
 
     Returns:
         The largest differences over the pairs, and how many boxes have no partner.
     """
-    expected, exported = (rows[rows[:, 4] > least].double().cpu() for rows in (expected, exported))
-    rows, places = pair_boxes(expected, exported)
-    alone = torch.cat([_without(expected, rows)[:, 4], _without(exported, places)[:, 4]])
-    lowest = min((float(side[:, 4].min()) for side in (expected, exported) if len(side)), default=0.0)
-    border = max(least, lowest) * (1 + SCORES) + 1e-6
-    gap = (expected[rows] - exported[places]).abs()
+    room = max(len(expected), len(exported))
+    sides = [rows[rows[:, 4] > least].double().cpu() for rows in (expected, exported)]
+    selected = max(map(len, sides))
+    pairs = pair_boxes(*sides)
+    border = max([least, *(float(side[:, 4].min()) for side in sides if len(side) == room > 0)]) * (1 + SCORES) + 1e-6
+    suppressed = missing = 0
+    for side, other, paired in zip(sides, reversed(sides), pairs):
+        alone = _without(side, paired)
+        alone = alone[alone[:, 4] > border] if len(other) else alone
+        explained = int(_suppressed(alone, other, iou, agnostic_nms).sum()) if iou is not None else 0
+        suppressed, missing = suppressed + explained, missing + len(alone) - explained
+    if suppressed > max(MISSING * selected, 1):
+        missing += suppressed
+    ours, theirs = (side[paired] for side, paired in zip(sides, pairs))
+    if selected and not len(ours):
+        return Difference(math.nan, math.nan, others, selected, missing)
+    gap = (ours - theirs).abs()
     return Difference(
-        float(gap[:, :4].max()) if len(gap) else 0.0,
-        float(gap[:, 4].max()) if len(gap) else 0.0,
-        max(others, _relative(expected[rows, 6:], exported[places, 6:])),
-        max(len(expected), len(exported)),
-        int((alone > border).sum()),
+        _largest(gap[:, :4].flatten().tolist()),
+        _largest(gap[:, 4].tolist()),
+        _largest([others, _relative(ours[:, 6:], theirs[:, 6:])]),
+        selected,
+        missing,
     )
+
+
+def _suppressed(rows: torch.Tensor, kept: torch.Tensor, iou: float, agnostic: bool) -> torch.Tensor:
+    """Return which boxes one of those kept suppresses, or all but does: IoU and scores to their tolerance, (D,)."""
+    if rows.shape[1] == 7:  # oriented: the seventh is the angle
+        oriented = [torch.cat([side[:, :4], side[:, 6:]], 1) for side in (rows, kept)]
+        overlap = batch_probiou(*oriented)
+    else:
+        overlap = box_iou(rows[:, :4], kept[:, :4])
+    rivals = (rows[:, 5, None] == kept[None, :, 5]) | agnostic
+    return (rivals & (overlap >= iou - SCORES) & (kept[None, :, 4] >= rows[:, 4, None] - SCORES)).any(1)
 
 
 def pair_boxes(expected: torch.Tensor, exported: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -212,7 +252,7 @@ def _raw_difference(expected: torch.Tensor, exported: torch.Tensor, classes: int
     """Compare raw outputs place by place: four coordinates, the scores, anything else, (B, 4 + C + E, anchors)."""
     scores = slice(4, 4 + classes)
     gap = (expected.float() - exported.float()).abs()
-    others = max(others, _relative(expected[:, 4 + classes :], exported[:, 4 + classes :]))
+    others = _largest([others, _relative(expected[:, 4 + classes :], exported[:, 4 + classes :])])
     return Difference(float(gap[:, :4].max()), float(gap[:, scores].max()), others)
 
 
@@ -221,6 +261,12 @@ def _relative(expected: torch.Tensor, exported: torch.Tensor) -> float:
     if not expected.numel():
         return 0.0
     return float((expected.float() - exported.float()).abs().max() / expected.abs().max().clamp(min=1e-9))
+
+
+def _largest(values: Iterable[float]) -> float:
+    """Return the largest, 0 of none; NaN if one is, which ``max`` would pass over."""
+    found = list(values)
+    return math.nan if any(map(math.isnan, found)) else max(found, default=0.0)
 
 
 def _without(rows: torch.Tensor, taken: torch.Tensor) -> torch.Tensor:

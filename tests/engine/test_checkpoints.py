@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -258,3 +260,56 @@ def test_run_killed_after_its_last_epoch(tiny_set, tmp_path, patience):
     assert metrics.evaluation["AP"] == json.loads((run / "metrics.json").read_text())["AP"]
     assert (run / "results.csv").read_text() == before
     assert load(run / "weights" / "last.pt")["epoch"] == -1
+
+
+class StopError(Exception):
+    pass
+
+
+def test_run_is_that_of_the_checkpoints_folder(tiny_set, tmp_path, monkeypatch, capsys):
+    """Copied or moved, it goes on where it is, and the original is left alone."""
+    run, copied, moved = (tmp_path / name for name in ("run", "copied", "moved"))
+    model = RFLAYOLO("yolov8n.yaml")
+
+    def stop(trainer):
+        if trainer.epoch == 0:
+            raise StopError
+
+    model.add_callback("on_model_save", stop)
+    with pytest.raises(StopError):
+        model.train(data=str(tiny_set), project=str(tmp_path), name="run", **QUICK)
+    shutil.copytree(run, copied)
+    (run / "results.csv").write_text((run / "results.csv").read_text() + "2,0\n")  # as if it had gone on
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    monkeypatch.setattr(sys, "argv", ["rfla-yolo", "--resume", str(copied / "weights" / "last.pt")])
+    cli.entry("train")
+    files = "weights/best.pt, weights/last.pt, results.csv, args.yaml, rfla.yaml, metrics.json"
+    assert capsys.readouterr().out.splitlines()[-1] == f"Wrote to {copied}: {files}"
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    run.rename(moved)
+    RFLAYOLO(moved / "weights" / "last.pt").train(resume=True)
+    assert not run.exists()
+    for folder in (copied, moved):
+        assert (folder / "weights" / "best.pt").is_file() and (folder / "metrics.json").is_file()
+        assert epochs_of(folder) == [1, 2]
+        assert load(folder / "weights" / "last.pt")["epoch"] == -1
+        assert yaml.safe_load((folder / "args.yaml").read_text())["save_dir"] == str(folder)
+
+
+def test_checkpoint_outside_of_a_run(tmp_path):
+    with pytest.raises(ValueError, match=r"resume: last\.pt lies in no folder of a run; put it into one"):
+        checkpoints.folder_of("last.pt")
+    assert checkpoints.folder_of(tmp_path / "run" / "weights" / "last.pt") == tmp_path / "run"
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_files_that_are_there_are_named(tmp_path, monkeypatch, capsys, found):
+    (tmp_path / "weights").mkdir()
+    for name in ["weights/last.pt", *["metrics.json"] * found]:
+        (tmp_path / name).touch()
+    trainer = SimpleNamespace(save_dir=tmp_path)
+    monkeypatch.setattr(RFLAYOLO, "train", lambda self, **kwargs: setattr(self, "trainer", trainer))
+    monkeypatch.setattr(sys, "argv", ["rfla-yolo", "--data", "x.yaml", "--model", "yolov8n.yaml"])
+    cli.entry("train")
+    expected = "weights/last.pt" + ", metrics.json" * found
+    assert capsys.readouterr().out == f"\nWrote to {tmp_path}: {expected}\n"

@@ -264,12 +264,16 @@ def test_killed_rank_ends_the_run_and_it_resumes(tiny_set, tmp_path, nodes, proc
     error = wait(started, expected=1)
     assert time.monotonic() - killed < 60
     assert "Signal 9 (SIGKILL)" in error
+    run = run.rename(tmp_path / "moved")
     last = run / "weights" / "last.pt"
     assert load(last)["epoch"] == 1
     spec.write_text(json.dumps({"model": str(last), "train": {"resume": True}}))
     wait(launch([WORKER, spec], nodes, processes))
     assert [row["epoch"] for row in rows_of(run)] == ["1", "2", "3", "4"]
-    assert [load(tmp_path / f"seen{rank}.pt")["epochs"] for rank in range(2)] == [[2, 3], [2, 3]]
+    seen = [load(tmp_path / f"seen{rank}.pt") for rank in range(2)]
+    assert [process["epochs"] for process in seen] == [[2, 3], [2, 3]]
+    assert [process["save_dir"] for process in seen] == [str(run)] * 2
+    assert not (tmp_path / "run").exists()
     assert load(last)["epoch"] == -1
 
 
