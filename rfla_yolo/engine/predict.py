@@ -27,7 +27,7 @@ from ..evaluation.inputs import read_json
 from ..scenes import Detections, overlap_for
 from ..scenes.detections import concatenate
 from ..scenes.outputs import Output
-from ..scenes.run import UNFINISHED, Tally, Tiling, run_scenes, scene_rows
+from ..scenes.run import UNFINISHED, Tally, Tiling, run_scenes, scene_rows, written
 from ..scenes.source import Picture, Source, find_sources
 from .model import RFLAYOLO
 from .precision import decode_in_float32
@@ -266,7 +266,10 @@ def predict_files(
         ImportError: If a scene needs a package that is not installed.
         ValueError: If a scene cannot be read as asked, an option is out of its range, or the folder holds another run.
     """
-    paths = find_sources(source)
+    own = {file.resolve() for file in written(out)}
+    paths = [path for path in find_sources(source) if path.resolve() not in own]
+    if not paths:
+        raise ValueError(f"source: {source} names nothing but what an earlier run wrote into {out}")
     detector, tiling = _prepare(weights, options)
     made_of = {"weights": _digest(Path(weights)), **detector.settings}
     drawn = [Annotated(Path(out) / UNFINISHED / "annotated", detector.names)] if save else []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,6 +27,11 @@ from .source import DamagedBlockError, Source, open_source, words
 from .windows import Window, tile_rows
 
 UNFINISHED = "unfinished"  # folder of a run's journal and of its files until they are complete
+MANIFEST = "run.json"  # the files that a run wrote, and what they follow from
+FILES = (  # what a run may write
+    *("predictions.json", "detections.gpkg", "detections.geojson", "labels", "annotated", MANIFEST),
+    *("index.html", "histograms.png", "overview-*.png", "densest.png"),
+)
 
 
 @dataclass(frozen=True)
@@ -221,8 +228,7 @@ def run_scenes(
     """
     out = Path(out)
     part = out / UNFINISHED
-    if not overwrite and (out / "predictions.json").exists() and not (part / "journal").exists():
-        raise ValueError(f"{out} holds a finished run: take another --out, or write over it by --overwrite")
+    _check_folder(out, overwrite)
     called = _names(paths)
     tally, mapped = _measure(paths, tiling)
     made_of = {**made_of, **_stamps(paths, tiling)}
@@ -252,8 +258,41 @@ def run_scenes(
         for writer in writers:
             writer.close()
     write_page(part, spool, {called[path]: path for path in paths}, names, tally.text(), tiling.open)
-    _publish(part, out)
+    _publish(part, out, made_of)
     return tally
+
+
+def written(out: str | Path) -> list[Path]:
+    """Return the files that a finished run wrote into a folder, none where none did.
+
+    Raises:
+        ValueError: If its manifest is none.
+    """
+    path = Path(out) / MANIFEST
+    if not path.exists():
+        return []
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["files"]
+        files = [Path(out, name) for name in names]
+    except (ValueError, KeyError, TypeError, OSError):
+        raise ValueError(f"{path} is not of a run of predict: take another --out") from None
+    home = Path(out).resolve()
+    return [path, *(file for file in files if file.resolve().is_relative_to(home))]
+
+
+def _check_folder(out: Path, overwrite: bool) -> None:
+    """Raise ValueError where a run into this folder would write over another one or over files of others."""
+    own = set(written(out))
+    if own and not overwrite and not (out / UNFINISHED / "journal").exists():
+        raise ValueError(f"{out} holds a finished run: take another --out, or write over it by --overwrite")
+    there = [file for name in FILES for file in sorted(out.glob(name))]
+    inside = [file for found in there for file in ([found] if found.is_file() else sorted(found.rglob("*")))]
+    foreign = next((file for file in inside if not file.is_dir() and file not in own), None)
+    if foreign:
+        raise ValueError(
+            f"{out}: {foreign.relative_to(out)} was not written by predict, which would replace it or write beside it: "
+            "take another --out"
+        )
 
 
 def _measure(paths: Sequence[Path], tiling: Tiling) -> tuple[Tally, bool]:
@@ -292,15 +331,23 @@ def _stamps(paths: Sequence[Path], tiling: Tiling) -> dict[str, Any]:
     return {"source": stamps, "aoi": area, **plain, **lists}
 
 
-def _publish(part: Path, out: Path) -> None:
-    """Move complete files to their place; the journal goes last."""
+def _publish(part: Path, out: Path, made_of: Mapping[str, Any]) -> None:
+    """Move complete files to their place, instead of those of an earlier run; the journal goes last."""
     (part / "boxes").unlink()
-    for file in sorted(part.iterdir(), key=lambda file: file.name == "journal"):
-        target = out / file.name
-        if file.name == "journal":
-            file.unlink()
-        else:
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(file, target)
+    for file in sorted(written(out), reverse=True):
+        file.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            if file.parent != out:
+                file.parent.rmdir()
+    files = sorted(file for file in part.rglob("*") if file.is_file() and file != part / "journal")
+    content = {"files": [file.relative_to(part).as_posix() for file in files], "made of": made_of}
+    manifest = part / MANIFEST  # in its place before the others, so that a killed run's files are known as its own
+    manifest.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    for file in (manifest, *files):
+        target = out / file.relative_to(part)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, target)
+    for folder in ("labels", "annotated"):
+        shutil.rmtree(part / folder, ignore_errors=True)
+    (part / "journal").unlink()
     part.rmdir()

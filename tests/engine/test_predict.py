@@ -187,6 +187,16 @@ def test_sizes_of_objects_are_those_of_the_source():
     assert measure_objects(labels[1:], 100) == {}
 
 
+def test_a_folder_that_is_source_and_out_does_not_detect_on_what_was_written(weights, tmp_path):
+    cv2.imwrite(str(tmp_path / "b.png"), tiles(1)[0])
+    predict_files(weights, tmp_path, tmp_path, conf=0.3)
+    assert (tmp_path / "densest.png").exists()
+    tally = predict_files(weights, tmp_path, tmp_path, conf=0.3, overwrite=True)
+    assert list(tally.objects) == ["b.png"]
+    with pytest.raises(ValueError, match="names nothing but what an earlier run wrote"):
+        predict_files(weights, tmp_path / "densest.png", tmp_path, overwrite=True)
+
+
 def test_a_geotiff_and_a_picture_end_to_end(weights, tmp_path):
     rasterio, pyogrio = pytest.importorskip("rasterio"), pytest.importorskip("pyogrio")
     picture, _ = rectangles(250, 150)

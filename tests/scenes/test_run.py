@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rfla_yolo.scenes import Detections
-from rfla_yolo.scenes.run import UNFINISHED, Tally, Tiling, run_scenes, scene_rows
+from rfla_yolo.scenes.run import FILES, UNFINISHED, Tally, Tiling, run_scenes, scene_rows, written
 from rfla_yolo.scenes.source import DamagedBlockError, Picture, open_source
 
 from .conftest import NAMES, detector, rectangles
@@ -178,6 +178,32 @@ def test_rows_come_as_soon_as_they_are_settled(write_tiff):
     np.testing.assert_array_equal(in_order(np.concatenate([row.bbox for row in rows])), in_order(boxes))
 
 
+def test_files_of_others_stay_and_those_of_an_earlier_run_go(write_tiff, tmp_path):
+    path, out = write_tiff(rectangles(200, 100, 8)[0], **UTM), tmp_path / "out"
+    for name in ("labels/mine.txt", "annotated/mine.jpg", "densest.png", "predictions.json", "detections.gpkg"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("mine")
+        for overwrite in (False, True):
+            with pytest.raises(ValueError, match=rf"{name} was not written by predict.*take another --out"):
+                run_scenes([path], detector, out, TILING, NAMES, MADE_OF, overwrite=overwrite)
+        assert (out / name).read_text() == "mine"
+        (out / name).unlink()
+    (out / "notes.md").write_text("mine")
+    run_scenes([path], detector, out, TILING, NAMES, MADE_OF, save_txt=True)
+    every = {file.relative_to(out) for name in FILES for file in out.glob(name)}
+    assert {Path(file.relative_to(out).parts[0]) for file in written(out)} == every
+    assert "labels/scene.txt" in files(out)
+    picture = tmp_path / "p.png"
+    cv2.imwrite(str(picture), rectangles(90, 70, 3)[0])
+    run_scenes([picture], detector, out, TILING, NAMES, MADE_OF, overwrite=True)
+    assert set(files(out)) == {"notes.md", *(str(file.relative_to(out)) for file in written(out))}
+    assert not {"detections.gpkg", "detections.geojson", "labels/scene.txt"} & set(files(out))
+    (out / "labels").mkdir()
+    (out / "labels" / "later.txt").write_text("mine")
+    with pytest.raises(ValueError, match="labels/later.txt was not written by predict"):
+        run_scenes([picture], detector, out, TILING, NAMES, MADE_OF, overwrite=True)
+
+
 RUN = """
 import os, signal, sys
 from pathlib import Path
@@ -211,7 +237,7 @@ def test_killed_at_random_moments_and_started_again_gives_the_same_files(write_t
     picture, _ = rectangles(500, 900, 120)
     path = write_tiff(picture, **TILED, **UTM)
     rng = random.Random()  # other moments in every run
-    moments = [(rng.randint(1, 6), 99), (rng.randint(1, 6), 99), (99, rng.randint(0, 5)), (99, 99)]
+    moments = [(rng.randint(1, 6), 99), (rng.randint(1, 6), 99), (99, rng.randint(0, 6)), (99, 99)]
     assert (
         run_killed(path, tmp_path / "whole", 99, 99) == 0
     )  # a process like theirs: the style of figures is a process's
