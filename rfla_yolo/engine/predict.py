@@ -315,7 +315,7 @@ class Annotated(Output):
         drawing = Annotator(np.ascontiguousarray(pixels[..., ::-1]), line_width=1, font_size=9)
         for box, label, score in zip(found.bbox.tolist(), found.label.tolist(), found.score.tolist()):
             drawing.box_label(box, f"{self._names[label]} {score:.2f}", color=colors(label, bgr=True))
-        path = (self._folder / source.name).with_suffix(".jpg")
+        path = self._folder / f"{source.stem}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         drawing.save(str(path))
 

@@ -188,7 +188,7 @@ class YoloLabels(Output):
 
     def add(self, source: Source, found: Detections) -> None:
         """Write detections."""
-        path = (self._folder / source.name).with_suffix(".txt")
+        path = self._folder / f"{source.stem}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         size = np.array([source.width, source.height])
         center, sides = (found.bbox[:, :2] + found.bbox[:, 2:]) / 2, found.bbox[:, 2:] - found.bbox[:, :2]

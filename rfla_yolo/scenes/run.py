@@ -230,8 +230,9 @@ def run_scenes(
     part = out / UNFINISHED
     _check_folder(out, overwrite)
     called = _names(paths)
-    tally, mapped = _measure(paths, tiling)
-    made_of = {**made_of, **_stamps(paths, tiling)}
+    stems = _stems(list(called.values()))
+    tally, mapped, read = _measure(paths, tiling)
+    made_of = {**made_of, **_stamps(read, tiling)}
     part.mkdir(parents=True, exist_ok=True)
     with Journal(part / "journal", made_of, overwrite) as journal:
         for left in part.iterdir():
@@ -248,7 +249,7 @@ def run_scenes(
         finished = iter(journal)
         for path in paths:
             with tiling.open(path) as source:
-                source.name = called[path]
+                source.name, source.stem = called[path], stems[called[path]]
                 for found in scene_rows(source, detector, tiling, tally, journal, finished):
                     for writer in writers:
                         writer.add(source, found)
@@ -257,8 +258,10 @@ def run_scenes(
                     writer.end(source)
         for writer in writers:
             writer.close()
-    write_page(part, spool, {called[path]: path for path in paths}, names, tally.text(), tiling.open)
-    _publish(part, out, made_of)
+        write_page(part, spool, {called[path]: path for path in paths}, names, tally.text(), tiling.open)
+        _publish(part, out, made_of)
+        journal.remove()
+    part.rmdir()
     return tally
 
 
@@ -295,9 +298,9 @@ def _check_folder(out: Path, overwrite: bool) -> None:
         )
 
 
-def _measure(paths: Sequence[Path], tiling: Tiling) -> tuple[Tally, bool]:
-    """Open every scene, before any work, count the tiles, and return whether any lies on a map."""
-    tally, mapped = Tally(), False
+def _measure(paths: Sequence[Path], tiling: Tiling) -> tuple[Tally, bool, list[Path]]:
+    """Open every scene, before any work, count the tiles, return whether any lies on a map, and all files behind."""
+    tally, mapped, read = Tally(), False, []
     for path in paths:
         with tiling.open(path) as source:
             rows, area = tiles_of(source, tiling)
@@ -307,9 +310,10 @@ def _measure(paths: Sequence[Path], tiling: Tiling) -> tuple[Tally, bool]:
                 every = tile_rows(source.width, source.height, tiling.tile, tiling.overlap)
                 tally.outside += sum(map(len, every)) - number
             mapped |= source.place is not None
+            read += source.files
     if not tally.total:
         raise ValueError(f"aoi: {tiling.aoi} touches no scene")
-    return tally, mapped
+    return tally, mapped, read
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -321,9 +325,16 @@ def _names(paths: Sequence[Path]) -> dict[Path, str]:
     return {path: Path(os.path.relpath(path, shared)).as_posix() for path in paths}
 
 
-def _stamps(paths: Sequence[Path], tiling: Tiling) -> dict[str, Any]:
-    """Return what tells that scenes or their tiling have changed."""
-    stamps = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+def _stems(names: Sequence[str]) -> dict[str, str]:
+    """Return what files of one scene are called before their suffix: with that of the scene where two differ by it."""
+    stems = {name: Path(name).with_suffix("").as_posix() for name in names}
+    return stems if len(set(stems.values())) == len(names) else {name: name for name in names}
+
+
+def _stamps(read: Sequence[Path], tiling: Tiling) -> dict[str, Any]:
+    """Return what tells that the files of scenes or their tiling have changed."""
+    there = [path for path in read if path.exists()]  # what a VRT names may lie on a server
+    stamps = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in there]
     area = Path(tiling.aoi).read_text(encoding="utf-8-sig") if tiling.aoi else None
     names = ("tile", "overlap", "batch", "max_det", "skip_bad_tiles")
     plain = {name: getattr(tiling, name) for name in names}
@@ -332,7 +343,7 @@ def _stamps(paths: Sequence[Path], tiling: Tiling) -> dict[str, Any]:
 
 
 def _publish(part: Path, out: Path, made_of: Mapping[str, Any]) -> None:
-    """Move complete files to their place, instead of those of an earlier run; the journal goes last."""
+    """Move complete files to their place, instead of those of an earlier run."""
     (part / "boxes").unlink()
     for file in sorted(written(out), reverse=True):
         file.unlink(missing_ok=True)
@@ -349,5 +360,3 @@ def _publish(part: Path, out: Path, made_of: Mapping[str, Any]) -> None:
         os.replace(file, target)
     for folder in ("labels", "annotated"):
         shutil.rmtree(part / folder, ignore_errors=True)
-    (part / "journal").unlink()
-    part.rmdir()

@@ -36,6 +36,8 @@ class Source:
     Attributes:
         path: The file.
         name: What the outputs call it.
+        stem: What files of its own are called, without their suffix.
+        files: The file and all that it is read with.
         width: px.
         height: px.
         place: Map coordinates of its pixels; None for pictures.
@@ -44,7 +46,8 @@ class Source:
     place: Georeference | None = None
 
     def __init__(self, path: Path, width: int, height: int) -> None:
-        self.path, self.name, self.width, self.height = path, path.name, width, height
+        self.path, self.name, self.stem, self.width, self.height = path, path.name, path.stem, width, height
+        self.files = [path]
 
     def __enter__(self) -> Source:
         return self
@@ -132,6 +135,7 @@ class Raster(Source):
             raise ValueError(f"{path}: is no raster that GDAL can read: {error}") from None
         self._error: type[Exception] = rasterio.errors.RasterioIOError
         super().__init__(path, self._file.width, self._file.height)
+        self.files = [Path(name) for name in self._file.files]
         crs = self._file.crs.to_wkt() if self._file.crs else None
         self.place = Georeference(crs, tuple(self._file.transform)[:6])
         self.bands = _choose_bands(self._file, bands)
@@ -245,7 +249,7 @@ def find_sources(source: str | Path) -> list[Path]:
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
     elif path.suffix.lower() == ".txt" and path.is_file():
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         found = [path.parent / line if line.startswith("./") else Path(line) for line in lines]
     else:
         found = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(source), recursive=True))
@@ -256,7 +260,10 @@ def find_sources(source: str | Path) -> list[Path]:
             raise FileNotFoundError(f"source: no such file: {file}")
         if file.suffix.lower() not in suffixes:
             raise ValueError(f"source: {file} is of none of the kinds {', '.join(sorted(suffixes))}")
-    return found
+    once: dict[Path, Path] = {}
+    for file in found:
+        once.setdefault(file.resolve(), file)
+    return list(once.values())
 
 
 def open_source(path: Path, bands: Sequence[int] = (), stretch: Sequence[float | str] = ()) -> Source:

@@ -191,7 +191,7 @@ def test_files_of_others_stay_and_those_of_an_earlier_run_go(write_tiff, tmp_pat
     (out / "notes.md").write_text("mine")
     run_scenes([path], detector, out, TILING, NAMES, MADE_OF, save_txt=True)
     every = {file.relative_to(out) for name in FILES for file in out.glob(name)}
-    assert {Path(file.relative_to(out).parts[0]) for file in written(out)} == every
+    assert {Path(file.relative_to(out).parts[0]) for file in written(out)} == every - {Path("annotated")}
     assert "labels/scene.txt" in files(out)
     picture = tmp_path / "p.png"
     cv2.imwrite(str(picture), rectangles(90, 70, 3)[0])
@@ -200,8 +200,53 @@ def test_files_of_others_stay_and_those_of_an_earlier_run_go(write_tiff, tmp_pat
     assert not {"detections.gpkg", "detections.geojson", "labels/scene.txt"} & set(files(out))
     (out / "labels").mkdir()
     (out / "labels" / "later.txt").write_text("mine")
-    with pytest.raises(ValueError, match="labels/later.txt was not written by predict"):
+    with pytest.raises(ValueError, match=r"labels/later.txt was not written by predict"):
         run_scenes([picture], detector, out, TILING, NAMES, MADE_OF, overwrite=True)
+
+
+def test_pictures_that_differ_by_their_suffix_get_files_of_their_own(tmp_path):
+    paths = [tmp_path / "a.png", tmp_path / "a.bmp", tmp_path / "a.png.bmp"]
+    for seed, path in enumerate(paths):
+        cv2.imwrite(str(path), rectangles(90, 70, seed + 1, seed)[0][..., ::-1])
+    run_scenes(paths, detector, tmp_path / "out", TILING, NAMES, MADE_OF, save_txt=True)
+    lines = [len((tmp_path / "out" / "labels" / f"{path.name}.txt").read_text().splitlines()) for path in paths]
+    assert lines == [1, 2, 3]
+
+
+def test_one_process_at_a_time(write_tiff, tmp_path):
+    path = write_tiff(rectangles(300, 500)[0])
+
+    def second(tiles):
+        with pytest.raises(ValueError, match=r"out: another process is writing into this folder"):
+            run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
+        return detector(tiles)
+
+    run_scenes([path], second, tmp_path / "out", TILING, NAMES, MADE_OF)
+    assert len(found_boxes(tmp_path / "out")) == 40
+
+
+def test_a_run_does_not_go_on_where_a_file_behind_the_scene_has_changed(write_tiff, tmp_path):
+    under = write_tiff(rectangles(300, 300)[0], "under.tif")
+    (tmp_path / "scene.vrt").write_text(
+        '<VRTDataset rasterXSize="300" rasterYSize="300"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        '<SourceFilename relativeToVRT="1">under.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+        "</VRTRasterBand></VRTDataset>"
+    )
+
+    def failing(tiles):
+        raise RuntimeError("killed")
+
+    for path, behind in ((tmp_path / "scene.vrt", under), (under, tmp_path / "under.tif.msk")):
+        out = tmp_path / f"out-{path.name}"
+        with pytest.raises(RuntimeError):
+            run_scenes([path], failing, out, TILING, NAMES, MADE_OF)
+        if behind.exists():
+            behind.touch()
+        else:
+            with rasterio.open(under, "r+") as file:
+                file.write_mask(True)
+        with pytest.raises(ValueError, match="was begun otherwise: source was"):
+            run_scenes([path], detector, out, TILING, NAMES, MADE_OF)
 
 
 RUN = """

@@ -144,6 +144,9 @@ def test_what_a_source_names(tmp_path):
     assert find_sources(tmp_path / "*.jpg") == [tmp_path / "b.jpg"]
     (tmp_path / "list.txt").write_text(f"./a.tif\n\n{tmp_path / 'b.jpg'}\n")
     assert find_sources(tmp_path / "list.txt") == [tmp_path / "a.tif", tmp_path / "b.jpg"]
+    (tmp_path / "list.txt").write_text(f"\ufeff./a.tif\n{tmp_path / 'a.tif'}\n./x/../b.jpg\n./b.jpg\n", "utf-8")
+    (tmp_path / "x").mkdir()
+    assert [file.name for file in find_sources(tmp_path / "list.txt")] == ["a.tif", "b.jpg"]
     (tmp_path / "list.txt").write_text("./d.tif\n")
     for wrong in (tmp_path / "list.txt", tmp_path / "d*.tif", Path("nowhere")):
         with pytest.raises(FileNotFoundError, match="no such file"):
