@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -105,7 +106,7 @@ def tiles_of(source: Source, tiling: Tiling) -> tuple[list[list[Window]], Area |
     rows = tile_rows(source.width, source.height, tiling.tile, tiling.overlap)
     if tiling.aoi is None:
         return rows, None
-    area = Area(tiling.aoi, source.place)
+    area = Area(tiling.aoi, source.place, (source.width, source.height))
     touching = [[window for window in row if area.touches(window)] for row in rows]
     return [row for row in touching if row], area
 
@@ -138,7 +139,7 @@ def scene_rows(
     tally = Tally() if tally is None else tally
     rows, area = tiles_of(source, tiling)
     source.prepare(tiling.tile)
-    merger, done = SeamMerger(rows), 0
+    merger, done = SeamMerger(rows, (source.width, source.height)), 0
     for row, windows in zip(islice(finished, len(rows)), rows):
         done += 1
         yield _settle(source, windows, row, merger, area, tally, tiling)
@@ -310,6 +311,12 @@ def _measure(paths: Sequence[Path], tiling: Tiling) -> tuple[Tally, bool, list[P
                 every = tile_rows(source.width, source.height, tiling.tile, tiling.overlap)
                 tally.outside += sum(map(len, every)) - number
             mapped |= source.place is not None
+            if source.place and source.place.crs and not source.place.on_earth:
+                warnings.warn(
+                    f"{path}: its CRS has no way to longitude and latitude: no GeoJSON of it, no side_m, and "
+                    "the GeoPackage is in its own coordinates",
+                    stacklevel=2,
+                )
             read += source.files
     if not tally.total:
         raise ValueError(f"aoi: {tiling.aoi} touches no scene")

@@ -20,7 +20,7 @@ from rfla_yolo.scenes.source import DamagedBlockError, Picture, open_source
 from .conftest import NAMES, detector, rectangles
 
 rasterio = pytest.importorskip("rasterio")
-pytest.importorskip("pyogrio")
+pyogrio = pytest.importorskip("pyogrio")
 UTM = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.3, 0, 5e5, 0, -0.3, 5e6)}
 TILED = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
 TILING = Tiling(tile=128, overlap=32, batch=4)
@@ -247,6 +247,35 @@ def test_a_run_does_not_go_on_where_a_file_behind_the_scene_has_changed(write_ti
                 file.write_mask(True)
         with pytest.raises(ValueError, match="was begun otherwise: source was"):
             run_scenes([path], detector, out, TILING, NAMES, MADE_OF)
+
+
+def test_the_border_of_the_area_cuts_and_that_of_the_scene_does_not(tmp_path):
+    picture = np.zeros((128, 400, 3), dtype=np.uint8)
+    picture[20:30, :20] = picture[60:70, 60:140] = 200  # at the scene's border, and over that of the only tile left
+    ring = [[0, 0], [95, 0], [95, 128], [0, 128], [0, 0]]
+    (tmp_path / "aoi.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    tiling = Tiling(tile=128, overlap=32, aoi=tmp_path / "aoi.geojson")
+    found = next(scene_rows(Picture(Path("a"), picture), detector, tiling))
+    assert found.bbox.tolist() == [[0, 20, 20, 30], [60, 60, 128, 70]] and found.cut.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["local", "off the earth"])
+def test_scenes_that_are_not_of_the_earth(kind, write_tiff, tmp_path):
+    crs = {"local": 'LOCAL_CS["site",UNIT["metre",1]]', "off the earth": "+proj=ortho +lat_0=10 +lon_0=20 +datum=WGS84"}
+    transform = rasterio.Affine(20_000, 0, -7e6, 0, -25_000, 6.5e6)
+    picture, boxes = rectangles(700, 500)
+    path = write_tiff(picture, crs=crs[kind], transform=transform)
+    if kind == "local":
+        with pytest.warns(UserWarning, match="scene.tif: its CRS has no way to longitude and latitude"):
+            run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
+    else:
+        run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
+    np.testing.assert_array_equal(found_boxes(tmp_path / "out"), in_order(boxes))
+    features = len(json.loads((tmp_path / "out" / "detections.geojson").read_text())["features"])
+    meta, _, _, columns = pyogrio.raw.read(tmp_path / "out" / "detections.gpkg")
+    metres = dict(zip(meta["fields"], columns))["side_m"]
+    assert len(metres) == len(boxes) and np.isfinite(metres).sum() == features
+    assert features == 0 if kind == "local" else 0 < features < len(boxes)
 
 
 RUN = """
