@@ -57,7 +57,7 @@ class GeoJson(Output):
         corners = source.place.corners(found.bbox)
         if source.place.crs:
             lonlat = source.place.to_lonlat(corners)
-            there = np.isfinite(lonlat).all((1, 2))  # some projections show what is beyond the earth
+            there = np.asarray(np.isfinite(lonlat).all((1, 2)))  # some projections show what is beyond the earth
             found, lonlat = found.take(there), lonlat[there]
             corners, metres = rings(lonlat), [f"{side:.3f}" for side in sides_m(lonlat)]
         else:

@@ -89,6 +89,7 @@ class Picture(Source):
 
     def __init__(self, path: Path, pixels: Pixels | None = None) -> None:
         self._given = pixels
+        self._damage = ""  # why the file cannot be read, once that is known
         if pixels is None:
             check_depth(path)
             super().__init__(path, *image_size(path))
@@ -103,11 +104,20 @@ class Picture(Source):
     def read(self, window: Window) -> Pixels:
         """Return the pixels of a window."""
         left, top, width, height = window
+        if not self._damage:
+            try:
+                _ = self.pixels
+            except ValueError as error:
+                self._damage = str(error)
+        if self._damage:
+            raise DamagedBlockError(f"{self._damage} ({words(window)})")
         return np.ascontiguousarray(self.pixels[top : top + height, left : left + width])
 
     def overview(self, longest: int) -> Pixels:
         """Return the picture, shrunk."""
         height, width = _shrunk(self.width, self.height, longest)
+        if self._damage:
+            return np.zeros((height, width, 3), dtype=np.uint8)
         return np.asarray(cv2.resize(self.pixels, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
@@ -161,7 +171,7 @@ class Raster(Source):
     def read(self, window: Window) -> Pixels | None:
         """Return the pixels of a window as RGB, (H, W, 3), or None where no pixel is valid."""
         values, masks = self._values(window)
-        valid = masks.any(0)
+        valid = np.asarray(masks.any(0))
         return None if not valid.any() else self._rgb(values, valid)
 
     def overview(self, longest: int) -> Pixels:
@@ -171,7 +181,7 @@ class Raster(Source):
             values, masks = self._values(Window(0, 0, self.width, self.height), (height, width))
         except DamagedBlockError:
             return np.zeros((height, width, 3), dtype=np.uint8)
-        return self._rgb(values, masks.any(0))
+        return self._rgb(values, np.asarray(masks.any(0)))
 
     def prepare(self, rows: int) -> None:
         """Let GDAL keep the strips of a row of tiles, so that they are decoded once; blocks are few for each tile."""
