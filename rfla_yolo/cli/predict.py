@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from .parser import Parser, boolean, stretch
+from .parser import Parser, boolean, fail, stretch
 
 
 def run(argv: Sequence[str]) -> None:
@@ -43,7 +43,11 @@ def run(argv: Sequence[str]) -> None:
     args = parser.parse(argv)
     from ..engine.predict import predict_files
 
-    tally = predict_files(args.pop("weights"), args.pop("source"), out := args.pop("out"), **args)
+    out = args.pop("out")
+    try:
+        tally = predict_files(args.pop("weights"), args.pop("source"), out, **args)
+    except KeyboardInterrupt:
+        fail(f"interrupted; the same command goes on in {out}")
     print(tally.text())
     print(
         f"Wrote {out}: index.html, predictions.json and, of what lies on a map, detections.gpkg and detections.geojson"

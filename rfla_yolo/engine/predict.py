@@ -27,7 +27,7 @@ from ..evaluation.inputs import read_json
 from ..scenes import Detections, overlap_for
 from ..scenes.detections import concatenate
 from ..scenes.outputs import Output
-from ..scenes.run import UNFINISHED, Tally, Tiling, run_scenes, scene_rows
+from ..scenes.run import UNFINISHED, Tally, Tiling, run_scenes, scene_rows, tiles_of, written
 from ..scenes.source import Picture, Source, find_sources
 from .model import RFLAYOLO
 from .precision import decode_in_float32
@@ -85,10 +85,16 @@ class TileDetector:
         nms: bool | None = None,
         classes: Sequence[int] | None = None,
     ) -> None:
-        if not 0 <= iou <= 1:
+        if isinstance(conf, str) and (number := _number(conf)) is not None:
+            conf = number
+        if not isinstance(iou, (int, float)) or not 0 <= iou <= 1:
             raise ValueError(f"iou must be in 0 to 1, not {iou!r}")
-        if max_det < 1:
+        if not isinstance(max_det, int) or max_det < 1:
             raise ValueError(f"max_det must be at least 1, not {max_det!r}")
+        if isinstance(classes, int):
+            classes = [classes]
+        if classes is not None and not len(classes):
+            raise ValueError("classes holds none: leave it out for all")
         network = _load(model)
         self._one_to_one = nms is False
         self._backend: Any = AutoBackend(
@@ -116,6 +122,13 @@ class TileDetector:
         else:
             sides = self._backend.imgsz
             self._fixed = None if self._backend.dynamic else (sides[0], sides[-1])
+            embedded = self._backend.metadata.get("args", {})
+            if isinstance(embedded, dict) and embedded.get("nms"):
+                known = [f"{name} {embedded[name]}" for name in ("conf", "iou") if embedded.get(name) is not None]
+                LOGGER.warning(
+                    f"model: {model} holds its own suppression, of {', '.join(known) or 'values not named'}: "
+                    "conf can only be raised, and iou changes nothing; export it without --nms"
+                )
         self.imgsz = max(sides) if isinstance(sides, (list, tuple)) else int(sides)
         self.conf = _thresholds(conf, model, self.names)
         self.least = merged_from(self.conf)
@@ -222,6 +235,10 @@ def predict_scene_rows(
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
             raise ValueError(f"source must be RGB, (H, W, 3) of uint8, not {source.shape} of {source.dtype}")
+        if tiling.bands or tiling.stretch:
+            raise ValueError(
+                "bands and stretch are for files, not for an array: choose its bands, and stretch it before"
+            )
         scene = Picture(Path("array"), source)
     else:
         if not Path(source).is_file():
@@ -232,6 +249,8 @@ def predict_scene_rows(
 
 def _rows(scene: Source, detector: TileDetector, tiling: Tiling) -> Iterator[Detections]:
     with scene:
+        if tiling.aoi and not tiles_of(scene, tiling)[0]:
+            raise ValueError(f"aoi: {tiling.aoi} does not touch the scene")
         yield from scene_rows(scene, detector, tiling)
 
 
@@ -266,7 +285,10 @@ def predict_files(
         ImportError: If a scene needs a package that is not installed.
         ValueError: If a scene cannot be read as asked, an option is out of its range, or the folder holds another run.
     """
-    paths = find_sources(source)
+    own = {file.resolve() for file in written(out)}
+    paths = [path for path in find_sources(source) if path.resolve() not in own]
+    if not paths:
+        raise ValueError(f"source: {source} names nothing but what an earlier run wrote into {out}")
     detector, tiling = _prepare(weights, options)
     made_of = {"weights": _digest(Path(weights)), **detector.settings}
     drawn = [Annotated(Path(out) / UNFINISHED / "annotated", detector.names)] if save else []
@@ -312,7 +334,7 @@ class Annotated(Output):
         drawing = Annotator(np.ascontiguousarray(pixels[..., ::-1]), line_width=1, font_size=9)
         for box, label, score in zip(found.bbox.tolist(), found.label.tolist(), found.score.tolist()):
             drawing.box_label(box, f"{self._names[label]} {score:.2f}", color=colors(label, bgr=True))
-        path = (self._folder / source.name).with_suffix(".jpg")
+        path = self._folder / f"{source.stem}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         drawing.save(str(path))
 
@@ -322,6 +344,9 @@ def _prepare(model: str | Path | YOLO, options: Mapping[str, Any]) -> tuple[Tile
     check_names("option", options, (*DETECTION, *TILING))
     given = {name: value for name, value in options.items() if value is not None}
     detector = TileDetector(model, **{name: value for name, value in given.items() if name in DETECTION})
+    for name in ("tile", "overlap", "batch"):
+        if name in given and (isinstance(given[name], bool) or not isinstance(given[name], (int, np.integer))):
+            raise ValueError(f"{name} must be a whole number{' of px' * (name != 'batch')}, not {given[name]!r}")
     tile = given.get("tile", detector.imgsz)
     if tile < 1:
         raise ValueError(f"tile must be at least 1 px, not {tile!r}")
@@ -336,6 +361,10 @@ def _prepare(model: str | Path | YOLO, options: Mapping[str, Any]) -> tuple[Tile
         )
     largest = detector.objects.get("side_p999")
     overlap = given.get("overlap", OVERLAP if largest is None else overlap_for(largest))
+    if "overlap" not in given and largest is None:
+        LOGGER.warning(
+            f"overlap: {overlap} px; the model does not say how large its objects are: give --overlap for more"
+        )
     if "overlap" not in given and overlap > tile // 2:
         LOGGER.warning(f"overlap: {tile // 2} px, half of the tile, though the largest objects need {overlap} px")
         overlap = tile // 2
@@ -367,6 +396,13 @@ def _check_task(model: Any, task: str) -> None:
         )
 
 
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def _thresholds(conf: float | str | Path, model: Any, names: Mapping[int, str]) -> np.ndarray:
     """Return the least score of each class, (classes,)."""
     if isinstance(conf, (int, float)):
@@ -385,8 +421,12 @@ def _thresholds(conf: float | str | Path, model: Any, names: Mapping[int, str]) 
             "give its path, --conf runs/detect/val/metrics.json"
         )
     content = read_json(file, "conf")
-    by_class = content.get("per_class", {}) if isinstance(content, dict) else {}
-    found = [(by_class.get(names[label]) or {}).get("threshold") for label in range(len(names))]
+    by_class = content.get("per_class") if isinstance(content, dict) else None
+    of_class = [by_class.get(names[label]) if isinstance(by_class, dict) else None for label in range(len(names))]
+    found = [entry.get("threshold") if isinstance(entry, dict) else None for entry in of_class]
+    for name, score in zip(names.values(), found):
+        if score is not None and (not isinstance(score, (int, float)) or not 0 <= score <= 1):
+            raise ValueError(f"conf: {file}: the threshold of {name} must be in 0 to 1, not {score!r}")
     known = [score for score in found if score is not None]
     if not known:
         raise ValueError(f"conf: {file} holds no threshold of any of the classes {', '.join(names.values())}")

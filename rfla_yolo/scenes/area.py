@@ -21,6 +21,8 @@ class Area:
     Args:
         file: GeoJSON of polygons: longitude and latitude, WGS 84, as RFC 7946 has it, or px where the scene has no CRS.
         place: Where the scene lies.
+        size: Its width and height, px: polygons of longitude and latitude are cut to its surroundings first, as far
+            ones may have no place in its CRS.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -28,7 +30,7 @@ class Area:
         ValueError: If it is no GeoJSON of polygons, or says that it is in another CRS.
     """
 
-    def __init__(self, file: str | Path, place: Georeference | None) -> None:
+    def __init__(self, file: str | Path, place: Georeference | None, size: tuple[int, int] | None = None) -> None:
         try:
             import shapely
         except ImportError as error:
@@ -36,8 +38,14 @@ class Area:
         self._shapely: Any = shapely
         polygons = shapely.union_all([_polygon(shapely, part, file) for part in _geometries(file)])
         if place and place.crs:
+            if not place.on_earth:
+                raise ValueError(f"aoi: {file} is longitude and latitude, to which the CRS of the scene has no way")
+            _check_degrees(shapely, polygons, file)
+            polygons = _near(shapely, polygons, place, size) if size else polygons
             polygons = shapely.segmentize(polygons, STEP)
             polygons = shapely.transform(polygons, lambda xy: place.to_pixels(place.from_lonlat(xy)))
+            if not np.isfinite(shapely.get_coordinates(polygons)).all():
+                raise ValueError(f"aoi: {file} reaches beyond what the CRS of the scene can show; cut it to the scene")
         self._polygons = polygons
         shapely.prepare(polygons)
 
@@ -53,6 +61,30 @@ class Area:
         return inside
 
 
+def _check_degrees(shapely: Any, polygons: Any, file: str | Path) -> None:
+    left, bottom, right, top = shapely.bounds(polygons)
+    if left < -360 or right > 360 or bottom < -90 or top > 90:
+        raise ValueError(
+            f"aoi: {file} reaches from {left:g}, {bottom:g} to {right:g}, {top:g}, which is no longitude and latitude; "
+            "save it as GeoJSON in EPSG:4326"
+        )
+
+
+def _near(shapely: Any, polygons: Any, place: Georeference, size: tuple[int, int]) -> Any:
+    """Return the part of polygons of longitude and latitude that lies about the scene."""
+    grid = np.stack(np.meshgrid(*(np.linspace(0, side, 33) for side in size)), -1)
+    lonlat = place.to_lonlat(place.to_map(grid)).reshape(-1, 2)
+    lonlat = lonlat[np.isfinite(lonlat).all(1)]
+    if np.ptp(lonlat[:, 0]) > 180:
+        lonlat[:, 0] %= 360
+    low, high = lonlat.min(0), lonlat.max(0)
+    low, high = low - (high - low) / 8, high + (high - low) / 8
+    if high[0] - low[0] > 180:  # a pole, or half of the earth
+        return polygons
+    boxes = [shapely.box(low[0] + turn, low[1], high[0] + turn, high[1]) for turn in (-360, 0, 360)]
+    return shapely.intersection(polygons, shapely.union_all(boxes))
+
+
 def _geometries(file: str | Path) -> list[dict[str, Any]]:
     """Return the geometries of a GeoJSON file."""
     path = Path(file)
@@ -64,6 +96,13 @@ def _geometries(file: str | Path) -> list[dict[str, Any]]:
         raise ValueError(f"aoi: {file} is no GeoJSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"aoi: {file} is no GeoJSON: it holds no object")
+    try:
+        return _parts(content, file)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"aoi: {file} is no GeoJSON of polygons: {error}") from None
+
+
+def _parts(content: dict[str, Any], file: str | Path) -> list[dict[str, Any]]:
     crs = str(((content.get("crs") or {}).get("properties") or {}).get("name", ""))
     if crs and not crs.endswith(("CRS84", "EPSG::4326", "EPSG:4326")):
         raise ValueError(f"aoi: {file} is in {crs}; GeoJSON is longitude and latitude, WGS 84 (RFC 7946): save it so")

@@ -51,6 +51,17 @@ class Georeference:
         return _transform(WGS84, self._parsed, lonlat)
 
     @cached_property
+    def on_earth(self) -> bool:
+        """Whether its CRS has a way to longitude and latitude: local ones and those of other planets have none."""
+        from rasterio._err import CPLE_NotSupportedError
+
+        try:
+            self.to_lonlat(np.array([[self.transform[2], self.transform[5]]]))
+        except CPLE_NotSupportedError:
+            return False
+        return True
+
+    @cached_property
     def _parsed(self) -> object:
         from rasterio.crs import CRS
 
@@ -89,7 +100,17 @@ def _shoelace(ring: Floats) -> Floats:
 
 
 def _transform(source: object, target: object, xy: Floats) -> Floats:
+    from rasterio._err import CPLE_BaseError, CPLE_NotSupportedError
     from rasterio.warp import transform
 
-    x, y = transform(source, target, xy[..., 0].ravel(), xy[..., 1].ravel())
-    return np.stack([np.array(x), np.array(y)], 1).reshape(xy.shape)
+    points = xy.reshape(-1, 2)
+    try:
+        found = np.array(transform(source, target, points[:, 0], points[:, 1])).T
+    except CPLE_NotSupportedError:  # the CRS, not a point
+        raise
+    except CPLE_BaseError:
+        if len(points) == 1:  # off the earth, or beyond what the CRS can show
+            return np.full(xy.shape, np.inf)
+        half = len(points) // 2
+        found = np.concatenate([_transform(source, target, points[:half]), _transform(source, target, points[half:])])
+    return found.reshape(xy.shape)

@@ -44,13 +44,14 @@ class Journal:
         overwrite: Begin anew where the file's rows follow from something else.
 
     Raises:
-        ValueError: If they do and are not to be overwritten; names what, then and now.
+        ValueError: If they do and are not to be overwritten; names what, then and now. If another process has it open.
     """
 
     def __init__(self, path: Path, made_of: Mapping[str, Any], overwrite: bool = False) -> None:
         self._path = path
         wanted = json.loads(json.dumps(made_of))
-        self._file: BinaryIO = path.open("r+b" if path.exists() else "w+b")
+        self._file: BinaryIO = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)), "r+b")
+        _lock(self._file, path)
         self.rows = self._end = 0
         for number, (entry, end) in enumerate(self._entries()):
             if number == 0 and (changed := _differences(json.loads(entry), wanted)):
@@ -71,6 +72,12 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._file.close()
+
+    def remove(self) -> None:
+        """Remove the file, still locked where the system lets open files be removed."""
+        if os.name != "posix":
+            self._file.close()
+        self._path.unlink()
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows that were finished when the journal was opened."""
@@ -129,6 +136,22 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Keep other processes out as long as this one lives; not on Windows."""
+    if os.name != "posix":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))  # else it has just ended
+    except BlockingIOError:
+        alone = False
+    if not alone:
+        file.close()
+        raise ValueError(f"{path.parent.parent}: another process is writing into this folder; take another --out")
 
 
 def _sync_folder(folder: Path) -> None:

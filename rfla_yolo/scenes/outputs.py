@@ -52,14 +52,18 @@ class GeoJson(Output):
 
     def add(self, source: Source, found: Detections) -> None:
         """Write detections."""
-        if source.place is None or not len(found):
+        if source.place is None or (source.place.crs and not source.place.on_earth):
             return
         corners = source.place.corners(found.bbox)
         if source.place.crs:
             lonlat = source.place.to_lonlat(corners)
+            there = np.asarray(np.isfinite(lonlat).all((1, 2)))  # some projections show what is beyond the earth
+            found, lonlat = found.take(there), lonlat[there]
             corners, metres = rings(lonlat), [f"{side:.3f}" for side in sides_m(lonlat)]
         else:
             corners, metres = rings(corners), ["null"] * len(found)
+        if not len(found):
+            return
         image, digits = json.dumps(source.name), 9 if source.place.crs else 6
         points = ", ".join([f"[%.{digits}f, %.{digits}f]"] * 5)
         closed = np.concatenate([corners, corners[:, :1]], 1).reshape(-1, 10).tolist()
@@ -110,7 +114,11 @@ class GeoPackage(Output):
             self.close()
             self._crs = source.place.crs
         corners = source.place.corners(found.bbox)
-        metres = sides_m(source.place.to_lonlat(corners)) if self._crs else np.full(len(found), np.nan)
+        metres = np.full(len(found), np.nan)
+        if self._crs and source.place.on_earth:
+            lonlat = source.place.to_lonlat(corners)
+            there = np.isfinite(lonlat).all((1, 2))
+            metres[there] = sides_m(lonlat[there])
         image = np.full(len(found), source.name, dtype=object)
         scores, sides = found.score.round(7), _sides(found).round(3)
         row = (_polygons(corners), image, self._names[found.label], scores, sides, metres.round(3), found.cut)
@@ -188,7 +196,7 @@ class YoloLabels(Output):
 
     def add(self, source: Source, found: Detections) -> None:
         """Write detections."""
-        path = (self._folder / source.name).with_suffix(".txt")
+        path = self._folder / f"{source.stem}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         size = np.array([source.width, source.height])
         center, sides = (found.bbox[:, :2] + found.bbox[:, 2:]) / 2, found.bbox[:, 2:] - found.bbox[:, :2]

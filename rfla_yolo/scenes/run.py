@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,6 +28,11 @@ from .source import DamagedBlockError, Source, open_source, words
 from .windows import Window, tile_rows
 
 UNFINISHED = "unfinished"  # folder of a run's journal and of its files until they are complete
+MANIFEST = "run.json"  # the files that a run wrote, and what they follow from
+FILES = (  # what a run may write
+    *("predictions.json", "detections.gpkg", "detections.geojson", "labels", "annotated", MANIFEST),
+    *("index.html", "histograms.png", "overview-*.png", "densest.png"),
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ def tiles_of(source: Source, tiling: Tiling) -> tuple[list[list[Window]], Area |
     rows = tile_rows(source.width, source.height, tiling.tile, tiling.overlap)
     if tiling.aoi is None:
         return rows, None
-    area = Area(tiling.aoi, source.place)
+    area = Area(tiling.aoi, source.place, (source.width, source.height))
     touching = [[window for window in row if area.touches(window)] for row in rows]
     return [row for row in touching if row], area
 
@@ -131,7 +139,7 @@ def scene_rows(
     tally = Tally() if tally is None else tally
     rows, area = tiles_of(source, tiling)
     source.prepare(tiling.tile)
-    merger, done = SeamMerger(rows), 0
+    merger, done = SeamMerger(rows, (source.width, source.height)), 0
     for row, windows in zip(islice(finished, len(rows)), rows):
         done += 1
         yield _settle(source, windows, row, merger, area, tally, tiling)
@@ -221,11 +229,11 @@ def run_scenes(
     """
     out = Path(out)
     part = out / UNFINISHED
-    if not overwrite and (out / "predictions.json").exists() and not (part / "journal").exists():
-        raise ValueError(f"{out} holds a finished run: take another --out, or write over it by --overwrite")
+    _check_folder(out, overwrite)
     called = _names(paths)
-    tally, mapped = _measure(paths, tiling)
-    made_of = {**made_of, **_stamps(paths, tiling)}
+    stems = _stems(list(called.values()))
+    tally, mapped, read = _measure(paths, tiling)
+    made_of = {**made_of, **_stamps(read, tiling)}
     part.mkdir(parents=True, exist_ok=True)
     with Journal(part / "journal", made_of, overwrite) as journal:
         for left in part.iterdir():
@@ -242,7 +250,7 @@ def run_scenes(
         finished = iter(journal)
         for path in paths:
             with tiling.open(path) as source:
-                source.name = called[path]
+                source.name, source.stem = called[path], stems[called[path]]
                 for found in scene_rows(source, detector, tiling, tally, journal, finished):
                     for writer in writers:
                         writer.add(source, found)
@@ -251,14 +259,49 @@ def run_scenes(
                     writer.end(source)
         for writer in writers:
             writer.close()
-    write_page(part, spool, {called[path]: path for path in paths}, names, tally.text(), tiling.open)
-    _publish(part, out)
+        write_page(part, spool, {called[path]: path for path in paths}, names, tally.text(), tiling.open)
+        _publish(part, out, made_of)
+        journal.remove()
+    part.rmdir()
     return tally
 
 
-def _measure(paths: Sequence[Path], tiling: Tiling) -> tuple[Tally, bool]:
-    """Open every scene, before any work, count the tiles, and return whether any lies on a map."""
-    tally, mapped = Tally(), False
+def written(out: str | Path) -> list[Path]:
+    """Return the files that a finished run wrote into a folder, none where none did.
+
+    Raises:
+        ValueError: If its manifest is none.
+    """
+    path = Path(out) / MANIFEST
+    if not path.exists():
+        return []
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["files"]
+        files = [Path(out, name) for name in names]
+    except (ValueError, KeyError, TypeError, OSError):
+        raise ValueError(f"{path} is not of a run of predict: take another --out") from None
+    home = Path(out).resolve()
+    return [path, *(file for file in files if file.resolve().is_relative_to(home))]
+
+
+def _check_folder(out: Path, overwrite: bool) -> None:
+    """Raise ValueError where a run into this folder would write over another one or over files of others."""
+    own = set(written(out))
+    if own and not overwrite and not (out / UNFINISHED / "journal").exists():
+        raise ValueError(f"{out} holds a finished run: take another --out, or write over it by --overwrite")
+    there = [file for name in FILES for file in sorted(out.glob(name))]
+    inside = [file for found in there for file in ([found] if found.is_file() else sorted(found.rglob("*")))]
+    foreign = next((file for file in inside if not file.is_dir() and file not in own), None)
+    if foreign:
+        raise ValueError(
+            f"{out}: {foreign.relative_to(out)} was not written by predict, which would replace it or write beside it: "
+            "take another --out"
+        )
+
+
+def _measure(paths: Sequence[Path], tiling: Tiling) -> tuple[Tally, bool, list[Path]]:
+    """Open every scene, before any work, count the tiles, return whether any lies on a map, and all files behind."""
+    tally, mapped, read = Tally(), False, []
     for path in paths:
         with tiling.open(path) as source:
             rows, area = tiles_of(source, tiling)
@@ -268,9 +311,16 @@ def _measure(paths: Sequence[Path], tiling: Tiling) -> tuple[Tally, bool]:
                 every = tile_rows(source.width, source.height, tiling.tile, tiling.overlap)
                 tally.outside += sum(map(len, every)) - number
             mapped |= source.place is not None
+            if source.place and source.place.crs and not source.place.on_earth:
+                warnings.warn(
+                    f"{path}: its CRS has no way to longitude and latitude: no GeoJSON of it, no side_m, and "
+                    "the GeoPackage is in its own coordinates",
+                    stacklevel=2,
+                )
+            read += source.files
     if not tally.total:
         raise ValueError(f"aoi: {tiling.aoi} touches no scene")
-    return tally, mapped
+    return tally, mapped, read
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -282,9 +332,16 @@ def _names(paths: Sequence[Path]) -> dict[Path, str]:
     return {path: Path(os.path.relpath(path, shared)).as_posix() for path in paths}
 
 
-def _stamps(paths: Sequence[Path], tiling: Tiling) -> dict[str, Any]:
-    """Return what tells that scenes or their tiling have changed."""
-    stamps = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+def _stems(names: Sequence[str]) -> dict[str, str]:
+    """Return what files of one scene are called before their suffix: with that of the scene where two differ by it."""
+    stems = {name: Path(name).with_suffix("").as_posix() for name in names}
+    return stems if len(set(stems.values())) == len(names) else {name: name for name in names}
+
+
+def _stamps(read: Sequence[Path], tiling: Tiling) -> dict[str, Any]:
+    """Return what tells that the files of scenes or their tiling have changed."""
+    there = [path for path in read if path.exists()]  # what a VRT names may lie on a server
+    stamps = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in there]
     area = Path(tiling.aoi).read_text(encoding="utf-8-sig") if tiling.aoi else None
     names = ("tile", "overlap", "batch", "max_det", "skip_bad_tiles")
     plain = {name: getattr(tiling, name) for name in names}
@@ -292,15 +349,21 @@ def _stamps(paths: Sequence[Path], tiling: Tiling) -> dict[str, Any]:
     return {"source": stamps, "aoi": area, **plain, **lists}
 
 
-def _publish(part: Path, out: Path) -> None:
-    """Move complete files to their place; the journal goes last."""
+def _publish(part: Path, out: Path, made_of: Mapping[str, Any]) -> None:
+    """Move complete files to their place, instead of those of an earlier run."""
     (part / "boxes").unlink()
-    for file in sorted(part.iterdir(), key=lambda file: file.name == "journal"):
-        target = out / file.name
-        if file.name == "journal":
-            file.unlink()
-        else:
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(file, target)
-    part.rmdir()
+    for file in sorted(written(out), reverse=True):
+        file.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            if file.parent != out:
+                file.parent.rmdir()
+    files = sorted(file for file in part.rglob("*") if file.is_file() and file != part / "journal")
+    content = {"files": [file.relative_to(part).as_posix() for file in files], "made of": made_of}
+    manifest = part / MANIFEST  # in its place before the others, so that a killed run's files are known as its own
+    manifest.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    for file in (manifest, *files):
+        target = out / file.relative_to(part)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, target)
+    for folder in ("labels", "annotated"):
+        shutil.rmtree(part / folder, ignore_errors=True)

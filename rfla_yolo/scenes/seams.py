@@ -63,16 +63,18 @@ class SeamMerger:
 
     Args:
         rows: The tiles of each row, as from `tile_rows`; rows from the top.
+        size: Width and height of the scene, px, where tiles at its border may be missing; by default what tiles cover.
     """
 
-    def __init__(self, rows: Sequence[Sequence[Window]]) -> None:
+    def __init__(self, rows: Sequence[Sequence[Window]], size: tuple[int, int] | None = None) -> None:
         self._rows = [len(row) for row in rows]
         tops = [min((window.top for window in row), default=math.inf) for row in rows]
         self._below = [min(tops[row:], default=math.inf) for row in range(1, len(rows) + 1)]
         corners = [(w.left, w.top, w.left + w.width, w.top + w.height) for row in rows for w in row]
         self._tiles = np.array(corners, dtype=float).reshape(-1, 4)
         reach = self._tiles * OUTWARDS
-        self._inner = reach < reach.max(0, initial=-math.inf)
+        outermost = reach.max(0, initial=-math.inf) if size is None else np.array([0, 0, *size])
+        self._inner = reach < outermost
         self._neighbours, self._first = _neighbours(self._tiles)
         self._row = 0
         self._pool = Detections.empty()  # what later rows may change, with its tiles, dropped pieces included

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import importlib
+import math
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -36,6 +37,8 @@ class Source:
     Attributes:
         path: The file.
         name: What the outputs call it.
+        stem: What files of its own are called, without their suffix.
+        files: The file and all that it is read with.
         width: px.
         height: px.
         place: Map coordinates of its pixels; None for pictures.
@@ -44,7 +47,8 @@ class Source:
     place: Georeference | None = None
 
     def __init__(self, path: Path, width: int, height: int) -> None:
-        self.path, self.name, self.width, self.height = path, path.name, width, height
+        self.path, self.name, self.stem, self.width, self.height = path, path.name, path.stem, width, height
+        self.files = [path]
 
     def __enter__(self) -> Source:
         return self
@@ -85,6 +89,7 @@ class Picture(Source):
 
     def __init__(self, path: Path, pixels: Pixels | None = None) -> None:
         self._given = pixels
+        self._damage = ""  # why the file cannot be read, once that is known
         if pixels is None:
             check_depth(path)
             super().__init__(path, *image_size(path))
@@ -99,11 +104,20 @@ class Picture(Source):
     def read(self, window: Window) -> Pixels:
         """Return the pixels of a window."""
         left, top, width, height = window
+        if not self._damage:
+            try:
+                _ = self.pixels
+            except ValueError as error:
+                self._damage = str(error)
+        if self._damage:
+            raise DamagedBlockError(f"{self._damage} ({words(window)})")
         return np.ascontiguousarray(self.pixels[top : top + height, left : left + width])
 
     def overview(self, longest: int) -> Pixels:
         """Return the picture, shrunk."""
         height, width = _shrunk(self.width, self.height, longest)
+        if self._damage:
+            return np.zeros((height, width, 3), dtype=np.uint8)
         return np.asarray(cv2.resize(self.pixels, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
@@ -132,13 +146,19 @@ class Raster(Source):
             raise ValueError(f"{path}: is no raster that GDAL can read: {error}") from None
         self._error: type[Exception] = rasterio.errors.RasterioIOError
         super().__init__(path, self._file.width, self._file.height)
-        crs = self._file.crs.to_wkt() if self._file.crs else None
-        self.place = Georeference(crs, tuple(self._file.transform)[:6])
+        self.files = [Path(name) for name in self._file.files]
+        self.place = _place(rasterio, self._file)
         self.bands = _choose_bands(self._file, bands)
         self._palette = _palette(self._file) if not bands else None
+        if len(types := {self._file.dtypes[band - 1] for band in self.bands}) > 1:
+            raise ValueError(
+                f"{path}: bands {', '.join(map(str, self.bands))} hold values of several types, "
+                f"{', '.join(sorted(types))}: choose others by --bands"
+            )
+        self._levels = None if stretch else _levels(self._file, self.bands[0])
         self._type = np.dtype(self._file.dtypes[self.bands[0] - 1])
         self._masked = any("all_valid" not in [f.name for f in self._file.mask_flag_enums[b - 1]] for b in self.bands)
-        if not stretch and self._type != np.uint8:
+        if not stretch and self._palette is None and self._type != np.uint8:
             raise ValueError(
                 f"{path}: holds {self._type} values, not 8-bit ones: give --stretch LOW,HIGH, the values that become 0 "
                 "and 255 (0,3000), or percentiles (2%,98%)"
@@ -150,17 +170,18 @@ class Raster(Source):
 
     def read(self, window: Window) -> Pixels | None:
         """Return the pixels of a window as RGB, (H, W, 3), or None where no pixel is valid."""
-        values, valid = self._values(window)
+        values, masks = self._values(window)
+        valid = np.asarray(masks.any(0))
         return None if not valid.any() else self._rgb(values, valid)
 
     def overview(self, longest: int) -> Pixels:
         """Return the whole scene, read shrunk; what is damaged stays black."""
         height, width = _shrunk(self.width, self.height, longest)
         try:
-            values, valid = self._values(Window(0, 0, self.width, self.height), (height, width))
+            values, masks = self._values(Window(0, 0, self.width, self.height), (height, width))
         except DamagedBlockError:
             return np.zeros((height, width, 3), dtype=np.uint8)
-        return self._rgb(values, valid)
+        return self._rgb(values, np.asarray(masks.any(0)))
 
     def prepare(self, rows: int) -> None:
         """Let GDAL keep the strips of a row of tiles, so that they are decoded once; blocks are few for each tile."""
@@ -173,15 +194,15 @@ class Raster(Source):
         self._file.close()
 
     def _values(self, window: Window, shape: tuple[int, int] | None = None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Return the values of a window, (bands, H, W), and which pixels are valid, (H, W)."""
+        """Return the values of a window, (bands, H, W), and which of them are valid, (bands, H, W)."""
         area = ((window.top, window.top + window.height), (window.left, window.left + window.width))
         size = shape or (window.height, window.width)
         try:
             values = self._file.read(self.bands, window=area, out_shape=(len(self.bands), *size))
             if not self._masked:
-                valid = np.ones(size, dtype=bool)
+                valid = np.ones((len(self.bands), *size), dtype=bool)
             else:
-                valid = self._file.read_masks(self.bands, window=area, out_shape=(len(self.bands), *size)).any(0)
+                valid = self._file.read_masks(self.bands, window=area, out_shape=(len(self.bands), *size)) > 0
         except self._error as error:
             raise DamagedBlockError(
                 f"{self.path}: {words(window)} cannot be read: {error.__cause__ or error}"
@@ -199,6 +220,8 @@ class Raster(Source):
             scaled = (values.astype(np.float32) - low) * (255 / (high - low))
             scaled[:, ~valid] = 0
             values = scaled.clip(0, 255).round().astype(np.uint8)
+        elif self._levels is not None:
+            values = self._levels[values]
         return np.asarray(cv2.merge(list(np.broadcast_to(values, (3, *values.shape[1:])))), dtype=np.uint8)
 
     @cached_property
@@ -207,7 +230,7 @@ class Raster(Source):
         low, high = (float(word.rstrip("%")) for word in self._stretch)
         if not self._stretch[0].endswith("%"):
             return np.repeat(np.array([[low], [high]], dtype=np.float32), len(self.bands), 1)
-        found = np.percentile(self._sample(), [low, high], axis=1).astype(np.float32)
+        found = np.stack([np.percentile(values, [low, high]) for values in self._sample()], 1).astype(np.float32)
         for band, (dark, bright) in zip(self.bands, found.T):
             if not dark < bright:
                 raise ValueError(
@@ -215,8 +238,8 @@ class Raster(Source):
                 )
         return found
 
-    def _sample(self) -> NDArray[Any]:
-        """Return the valid values of windows that are spread evenly, (bands, values)."""
+    def _sample(self) -> list[NDArray[Any]]:
+        """Return the valid values of each band in windows that are spread evenly."""
         wide, high = min(SAMPLE, self.width), min(SAMPLE, self.height)
         lefts, tops = (
             np.linspace(0, whole - part, SAMPLES).astype(int)
@@ -226,9 +249,9 @@ class Raster(Source):
         for top in np.unique(tops):
             for left in np.unique(lefts):
                 values, valid = self._values(Window(int(left), int(top), wide, high))
-                found.append(values[:, valid])
-        sample = np.concatenate(found, 1)
-        if not sample.size:
+                found.append([band[mask] for band, mask in zip(values, valid)])
+        sample = [np.concatenate(of_band) for of_band in zip(*found)]
+        if not all(map(len, sample)):
             raise ValueError(f"{self.path}: its sample holds no valid pixel; give --stretch LOW,HIGH in values")
         return sample
 
@@ -245,7 +268,7 @@ def find_sources(source: str | Path) -> list[Path]:
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
     elif path.suffix.lower() == ".txt" and path.is_file():
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         found = [path.parent / line if line.startswith("./") else Path(line) for line in lines]
     else:
         found = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(source), recursive=True))
@@ -256,7 +279,10 @@ def find_sources(source: str | Path) -> list[Path]:
             raise FileNotFoundError(f"source: no such file: {file}")
         if file.suffix.lower() not in suffixes:
             raise ValueError(f"source: {file} is of none of the kinds {', '.join(sorted(suffixes))}")
-    return found
+    once: dict[Path, Path] = {}
+    for file in found:
+        once.setdefault(file.resolve(), file)
+    return list(once.values())
 
 
 def open_source(path: Path, bands: Sequence[int] = (), stretch: Sequence[float | str] = ()) -> Source:
@@ -267,7 +293,10 @@ def open_source(path: Path, bands: Sequence[int] = (), stretch: Sequence[float |
         bands: See `Raster`; with it, or with a stretch, pictures are read by rasterio too.
         stretch: See `Raster`.
     """
-    if not bands and not stretch and (path.suffix.lower() in PICTURE_SUFFIXES or is_turned(path)):
+    turned = is_turned(path)
+    if turned and (bands or stretch):
+        raise ValueError(f"{path}: is turned by its header, which bands and stretch do not follow; save it upright")
+    if not bands and not stretch and (path.suffix.lower() in PICTURE_SUFFIXES or turned):
         return Picture(path)
     return Raster(path, bands, stretch)
 
@@ -314,7 +343,7 @@ def _check_stretch(words: Sequence[str]) -> None:
         low, high = (float(word.rstrip("%")) for word in words)
     except ValueError:
         low = high = 0.0
-    if not low < high or percent[0] != percent[1] or (percent[0] and not 0 <= low < high <= 100):
+    if not -math.inf < low < high < math.inf or percent[0] != percent[1] or (percent[0] and not 0 <= low < high <= 100):
         raise ValueError(
             f"stretch must be LOW,HIGH in values (0,3000) or percentiles (2%,98%), not {','.join(words)!r}"
         )
@@ -333,13 +362,43 @@ def _choose_bands(file: Any, bands: Sequence[int]) -> list[int]:
 
 
 def _palette(file: Any) -> Pixels | None:
-    """Return the colours of a file of colour numbers, (256, 3)."""
+    """Return the colours of a file of colour numbers, (256, 3) or, of 16 bits, (65536, 3)."""
     if file.count > 2 or file.colorinterp[0].name != "palette":
         return None
-    colors = np.zeros((256, 3), dtype=np.uint8)
+    colors = np.zeros((1 << 8 * np.dtype(file.dtypes[0]).itemsize, 3), dtype=np.uint8)
     for value, color in file.colormap(1).items():
         colors[value] = color[:3]
     return colors
+
+
+def _place(rasterio: Any, file: Any) -> Georeference:
+    """Return where a raster lies, by its geotransform or the plane through its ground control points."""
+    crs, transform = file.crs, file.transform
+    points, crs_of_points = file.gcps
+    if transform.is_identity and len(points) >= 3:
+        fitted = rasterio.transform.from_gcps(points)
+        places = [~fitted @ (point.x, point.y) for point in points]
+        off = max(math.hypot(x - p.col, y - p.row) for (x, y), p in zip(places, points))
+        if off <= 1:
+            crs, transform = crs_of_points, fitted
+        else:
+            warnings.warn(
+                f"{file.name}: no affine map fits its ground control points ({off:.3g} px off): "
+                "it is not placed on the map; warp it first (gdalwarp)",
+                stacklevel=2,
+            )
+    return Georeference(crs.to_wkt() if crs else None, tuple(transform)[:6])
+
+
+def _levels(file: Any, band: int) -> Pixels | None:
+    """Return what a file's values of 8 bits or fewer are as grey, (256,), as training reads it; None: as they are."""
+    bits = int(file.tags(band, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+    inverted = file.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+    if bits >= 8 and not inverted:
+        return None
+    top = (1 << min(bits, 8)) - 1
+    grey = np.arange(256).clip(0, top) * 255 // top
+    return (255 - grey if inverted else grey).astype(np.uint8)
 
 
 def _shrunk(width: int, height: int, longest: int) -> tuple[int, int]:

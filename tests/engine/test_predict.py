@@ -108,6 +108,29 @@ def test_conf_best_takes_the_scores_that_val_wrote(weights, warnings, tmp_path):
         TileDetector(weights, conf=tmp_path / "m.json")
 
 
+@pytest.mark.parametrize("content", ['{"per_class": [1]}', '{"per_class": {"car": 3}}', "[]", '{"per_class": null}'])
+def test_odd_files_of_scores(content, weights, tmp_path):
+    (tmp_path / "m.json").write_text(content)
+    with pytest.raises(ValueError, match="holds no threshold of any"):
+        TileDetector(weights, conf=tmp_path / "m.json")
+    for wrong in ("NaN", "-0.1", "1.5", '"a"'):
+        (tmp_path / "m.json").write_text(f'{{"per_class": {{"car": {{"threshold": {wrong}}}}}}}')
+        with pytest.raises(ValueError, match="the threshold of car must be in 0 to 1, not"):
+            TileDetector(weights, conf=tmp_path / "m.json")
+
+
+def test_numbers_as_text_and_single_classes(weights):
+    one, other = TileDetector(weights, conf="0.3", classes=1), TileDetector(weights, conf=0.3, classes=[1])
+    np.testing.assert_array_equal(one(tiles(1))[0].bbox, other(tiles(1))[0].bbox)
+
+
+def test_an_area_that_does_not_touch_the_scene(weights, tmp_path):
+    ring = [[500, 500], [600, 500], [600, 600], [500, 500]]
+    (tmp_path / "a.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    with pytest.raises(ValueError, match="does not touch the scene"):
+        predict_scene(weights, tiles()[0], aoi=tmp_path / "a.geojson")
+
+
 def test_max_det_keeps_the_best(weights):
     every, few = TileDetector(weights, conf=0.1)(tiles(1))[0], TileDetector(weights, conf=0.1, max_det=7)(tiles(1))[0]
     np.testing.assert_array_equal(few.score, every.score[:7])
@@ -146,6 +169,12 @@ def test_the_one_to_one_branch(tmp_path):
         ({"conf": 1.5}, "conf must be in 0 to 1"),
         ({"iou": -1}, "iou must be in 0 to 1"),
         ({"max_det": 0}, "max_det must be at least 1"),
+        ({"classes": []}, "classes holds none"),
+        ({"tile": "192"}, "tile must be a whole number of px, not '192'"),
+        ({"overlap": 0.2}, "overlap must be a whole number of px, not 0.2"),
+        ({"stretch": [0, 100]}, "bands and stretch are for files"),
+        ({"bands": [3, 2, 1]}, "bands and stretch are for files"),
+        ({"conf": "nan"}, "conf must be in 0 to 1"),
         ({"classes": [80]}, "classes must be of 0 to 79"),
         ({"tile": 0}, "tile must be at least 1 px"),
         ({"overlap": 96}, r"overlap must be in px, from 0 to below size \(96\)"),
@@ -187,6 +216,16 @@ def test_sizes_of_objects_are_those_of_the_source():
     assert 20 < found["side_p999"] < 30
     assert found["scale"] == pytest.approx(np.median([0.5, 0.25]))
     assert measure_objects(labels[1:], 100) == {}
+
+
+def test_a_folder_that_is_source_and_out_does_not_detect_on_what_was_written(weights, tmp_path):
+    cv2.imwrite(str(tmp_path / "b.png"), tiles(1)[0])
+    predict_files(weights, tmp_path, tmp_path, conf=0.3)
+    assert (tmp_path / "densest.png").exists()
+    tally = predict_files(weights, tmp_path, tmp_path, conf=0.3, overwrite=True)
+    assert list(tally.objects) == ["b.png"]
+    with pytest.raises(ValueError, match="names nothing but what an earlier run wrote"):
+        predict_files(weights, tmp_path / "densest.png", tmp_path, overwrite=True)
 
 
 def test_a_geotiff_and_a_picture_end_to_end(weights, tmp_path):

@@ -44,6 +44,33 @@ def test_longitude_and_latitude_elsewhere(tmp_path):
     assert inside.tolist() == [True] * 3 + [False] * 4
 
 
+def test_the_whole_world_holds_every_scene_and_metres_are_refused(tmp_path):
+    transform = (10.0, 0.0, 5e5, 0.0, -10.0, 5e6)
+    place = Georeference(rasterio.crs.CRS.from_epsg(32633).to_wkt(), transform)
+    for lon, lat in ((180, 90), (170, 80)):
+        ring = [[-lon, -lat], [lon, -lat], [lon, lat], [-lon, lat], [-lon, -lat]]
+        file = write(tmp_path / "a.geojson", {"type": "Polygon", "coordinates": [ring]})
+        area = Area(file, place, (500, 400))
+        assert area.touches(Window(0, 0, 10, 10)) and area.holds(at((5, 5), (495, 395))).all()
+    ring = [[5e5, 4.9e6], [6e5, 4.9e6], [6e5, 5e6], [5e5, 4.9e6]]
+    file = write(tmp_path / "a.geojson", {"type": "Polygon", "coordinates": [ring]})
+    with pytest.raises(ValueError, match="which is no longitude and latitude; save it as GeoJSON in EPSG:4326"):
+        Area(file, place, (500, 400))
+
+
+def test_a_crs_without_a_way_to_the_earth(tmp_path):
+    local = Georeference('LOCAL_CS["site",UNIT["metre",1]]')
+    assert not local.on_earth
+    file = write(tmp_path / "a.geojson", {"type": "Polygon", "coordinates": SQUARE})
+    with pytest.raises(ValueError, match="to which the CRS of the scene has no way"):
+        Area(file, local, (500, 400))
+    ortho = Georeference(rasterio.crs.CRS.from_string("+proj=ortho +lat_0=10 +lon_0=20 +datum=WGS84").to_wkt())
+    assert ortho.on_earth
+    found = ortho.to_lonlat(np.array([[0.0, 0], [-7e6, 6.5e6]]))
+    np.testing.assert_allclose(found[0], [20, 10])
+    assert not np.isfinite(found[1]).any()
+
+
 def test_several_polygons(tmp_path):
     second = [[[400, 0], [500, 0], [450, 90], [400, 0]]]
     many = {"type": "MultiPolygon", "coordinates": [SQUARE, second]}
@@ -61,6 +88,9 @@ def test_several_polygons(tmp_path):
     [
         ("nothing", "is no GeoJSON"),
         ("[1]", "is no GeoJSON"),
+        ('{"type": "FeatureCollection", "features": [3]}', "is no GeoJSON of polygons"),
+        ('{"type": "Feature", "geometry": "here"}', "is no GeoJSON of polygons"),
+        ('{"type": "Polygon", "crs": "EPSG:4326"}', "is no GeoJSON of polygons"),
         ('{"type": "FeatureCollection", "features": []}', "holds no polygon"),
         ('{"type": "Point", "coordinates": [1, 2]}', "must hold polygons, not Point"),
         ('{"type": "Polygon", "coordinates": [[[0, 0], [9, 9], [0, 9], [9, 0], [0, 0]]]}', "Self-intersection"),

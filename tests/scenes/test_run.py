@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from rfla_yolo.scenes import Detections
-from rfla_yolo.scenes.run import UNFINISHED, Tally, Tiling, run_scenes, scene_rows
+from rfla_yolo.scenes.run import FILES, UNFINISHED, Tally, Tiling, run_scenes, scene_rows, written
 from rfla_yolo.scenes.source import DamagedBlockError, Picture, open_source
 
 from .conftest import NAMES, detector, rectangles
 
 rasterio = pytest.importorskip("rasterio")
-pytest.importorskip("pyogrio")
+pyogrio = pytest.importorskip("pyogrio")
 UTM = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.3, 0, 5e5, 0, -0.3, 5e6)}
 TILED = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
 TILING = Tiling(tile=128, overlap=32, batch=4)
@@ -178,6 +178,118 @@ def test_rows_come_as_soon_as_they_are_settled(write_tiff):
     np.testing.assert_array_equal(in_order(np.concatenate([row.bbox for row in rows])), in_order(boxes))
 
 
+def test_files_of_others_stay_and_those_of_an_earlier_run_go(write_tiff, tmp_path):
+    path, out = write_tiff(rectangles(200, 100, 8)[0], **UTM), tmp_path / "out"
+    for name in ("labels/mine.txt", "annotated/mine.jpg", "densest.png", "predictions.json", "detections.gpkg"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("mine")
+        for overwrite in (False, True):
+            with pytest.raises(ValueError, match=rf"{name} was not written by predict.*take another --out"):
+                run_scenes([path], detector, out, TILING, NAMES, MADE_OF, overwrite=overwrite)
+        assert (out / name).read_text() == "mine"
+        (out / name).unlink()
+    (out / "notes.md").write_text("mine")
+    run_scenes([path], detector, out, TILING, NAMES, MADE_OF, save_txt=True)
+    every = {file.relative_to(out) for name in FILES for file in out.glob(name)}
+    assert {Path(file.relative_to(out).parts[0]) for file in written(out)} == every - {Path("annotated")}
+    assert "labels/scene.txt" in files(out)
+    picture = tmp_path / "p.png"
+    cv2.imwrite(str(picture), rectangles(90, 70, 3)[0])
+    run_scenes([picture], detector, out, TILING, NAMES, MADE_OF, overwrite=True)
+    assert set(files(out)) == {"notes.md", *(str(file.relative_to(out)) for file in written(out))}
+    assert not {"detections.gpkg", "detections.geojson", "labels/scene.txt"} & set(files(out))
+    (out / "labels").mkdir()
+    (out / "labels" / "later.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"labels/later.txt was not written by predict"):
+        run_scenes([picture], detector, out, TILING, NAMES, MADE_OF, overwrite=True)
+
+
+def test_pictures_that_differ_by_their_suffix_get_files_of_their_own(tmp_path):
+    paths = [tmp_path / "a.png", tmp_path / "a.bmp", tmp_path / "a.png.bmp"]
+    for seed, path in enumerate(paths):
+        cv2.imwrite(str(path), rectangles(90, 70, seed + 1, seed)[0][..., ::-1])
+    run_scenes(paths, detector, tmp_path / "out", TILING, NAMES, MADE_OF, save_txt=True)
+    lines = [len((tmp_path / "out" / "labels" / f"{path.name}.txt").read_text().splitlines()) for path in paths]
+    assert lines == [1, 2, 3]
+
+
+def test_one_process_at_a_time(write_tiff, tmp_path):
+    path = write_tiff(rectangles(300, 500)[0])
+
+    def second(tiles):
+        with pytest.raises(ValueError, match=r"out: another process is writing into this folder"):
+            run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
+        return detector(tiles)
+
+    run_scenes([path], second, tmp_path / "out", TILING, NAMES, MADE_OF)
+    assert len(found_boxes(tmp_path / "out")) == 40
+
+
+def test_a_run_does_not_go_on_where_a_file_behind_the_scene_has_changed(write_tiff, tmp_path):
+    under = write_tiff(rectangles(300, 300)[0], "under.tif")
+    (tmp_path / "scene.vrt").write_text(
+        '<VRTDataset rasterXSize="300" rasterYSize="300"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        '<SourceFilename relativeToVRT="1">under.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+        "</VRTRasterBand></VRTDataset>"
+    )
+
+    def failing(tiles):
+        raise RuntimeError("killed")
+
+    for path, behind in ((tmp_path / "scene.vrt", under), (under, tmp_path / "under.tif.msk")):
+        out = tmp_path / f"out-{path.name}"
+        with pytest.raises(RuntimeError):
+            run_scenes([path], failing, out, TILING, NAMES, MADE_OF)
+        if behind.exists():
+            behind.touch()
+        else:
+            with rasterio.open(under, "r+") as file:
+                file.write_mask(True)
+        with pytest.raises(ValueError, match="was begun otherwise: source was"):
+            run_scenes([path], detector, out, TILING, NAMES, MADE_OF)
+
+
+def test_the_border_of_the_area_cuts_and_that_of_the_scene_does_not(tmp_path):
+    picture = np.zeros((128, 400, 3), dtype=np.uint8)
+    picture[20:30, :20] = picture[60:70, 60:140] = 200  # at the scene's border, and over that of the only tile left
+    ring = [[0, 0], [95, 0], [95, 128], [0, 128], [0, 0]]
+    (tmp_path / "aoi.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    tiling = Tiling(tile=128, overlap=32, aoi=tmp_path / "aoi.geojson")
+    found = next(scene_rows(Picture(Path("a"), picture), detector, tiling))
+    assert found.bbox.tolist() == [[0, 20, 20, 30], [60, 60, 128, 70]] and found.cut.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["local", "off the earth"])
+def test_scenes_that_are_not_of_the_earth(kind, write_tiff, tmp_path):
+    crs = {"local": 'LOCAL_CS["site",UNIT["metre",1]]', "off the earth": "+proj=ortho +lat_0=10 +lon_0=20 +datum=WGS84"}
+    transform = rasterio.Affine(20_000, 0, -7e6, 0, -25_000, 6.5e6)
+    picture, boxes = rectangles(700, 500)
+    path = write_tiff(picture, crs=crs[kind], transform=transform)
+    if kind == "local":
+        with pytest.warns(UserWarning, match="scene.tif: its CRS has no way to longitude and latitude"):
+            run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
+    else:
+        run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
+    np.testing.assert_array_equal(found_boxes(tmp_path / "out"), in_order(boxes))
+    features = len(json.loads((tmp_path / "out" / "detections.geojson").read_text())["features"])
+    meta, _, _, columns = pyogrio.raw.read(tmp_path / "out" / "detections.gpkg")
+    metres = dict(zip(meta["fields"], columns))["side_m"]
+    assert len(metres) == len(boxes) and np.isfinite(metres).sum() == features
+    assert features == 0 if kind == "local" else 0 < features < len(boxes)
+
+
+def test_a_truncated_picture_is_left_out(tmp_path):
+    picture, boxes = rectangles(300, 200, 8)
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), picture[..., ::-1])
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:20_000])
+    paths, tiling = [tmp_path / "a.png", tmp_path / "b.png"], Tiling(tile=128, overlap=32, skip_bad_tiles=True)
+    with pytest.raises(DamagedBlockError, match="a.png: image cannot be read.*--skip-bad-tiles"):
+        run_scenes(paths, detector, tmp_path / "out", TILING, NAMES, MADE_OF)
+    tally = run_scenes(paths, detector, tmp_path / "skipped", tiling, NAMES, MADE_OF)
+    assert len(tally.damaged) == 6 and tally.objects["b.png"] == len(boxes)
+
+
 RUN = """
 import os, signal, sys
 from pathlib import Path
@@ -211,7 +323,7 @@ def test_killed_at_random_moments_and_started_again_gives_the_same_files(write_t
     picture, _ = rectangles(500, 900, 120)
     path = write_tiff(picture, **TILED, **UTM)
     rng = random.Random()  # other moments in every run
-    moments = [(rng.randint(1, 6), 99), (rng.randint(1, 6), 99), (99, rng.randint(0, 5)), (99, 99)]
+    moments = [(rng.randint(1, 6), 99), (rng.randint(1, 6), 99), (99, rng.randint(0, 6)), (99, 99)]
     assert (
         run_killed(path, tmp_path / "whole", 99, 99) == 0
     )  # a process like theirs: the style of figures is a process's

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from rfla_yolo.scenes import Window
+from rfla_yolo.scenes.images import read_image
 from rfla_yolo.scenes.source import DamagedBlockError, Picture, find_sources, open_source
 
 from .conftest import rectangles
@@ -103,6 +104,77 @@ def test_colours_by_number_are_looked_up(tmp_path):
         np.testing.assert_array_equal(source.read(Window(0, 0, 40, 30)), np.asarray(picture.convert("RGB")))
 
 
+def test_grey_is_read_as_in_training(write_tiff, tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (30, 40, 1), dtype=np.uint8)
+    paths = [write_tiff(grey, "white.tif", photometric="MINISWHITE")]
+    paths += [write_tiff(grey >> 8 - bits, f"{bits}.tif", nbits=bits) for bits in (1, 2, 4)]
+    paths += [write_tiff(grey >> 7, "1w.tif", nbits=1, photometric="MINISWHITE")]
+    for path in paths:
+        with open_source(path) as source, Image.open(path) as image:
+            expected = np.asarray(image.convert("RGB"))
+            np.testing.assert_array_equal(source.read(Window(0, 0, 40, 30)), expected, err_msg=path.name)
+    assert np.array_equal(read_image(paths[0])[..., 0], 255 - grey[..., 0])
+
+
+def test_nodata_of_one_band_does_not_count_in_its_percentiles(write_tiff):
+    values = np.random.default_rng(0).integers(1000, 3000, (60, 80, 3), dtype=np.uint16)
+    values[:40, :, 1] = 0
+    with open_source(write_tiff(values, nodata=0), stretch=["2%", "98%"]) as source:
+        expected = np.percentile(values[40:, :, 1], [2, 98])
+        np.testing.assert_allclose(source._limits[:, 1], expected, atol=5)
+
+
+def test_what_bands_and_stretch_cannot_follow_is_refused(write_tiff, tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(rectangles(40, 30, 3)[0]).save(tmp_path / "turned.jpg", exif=exif)
+    for options in ({"bands": [1]}, {"stretch": [0, 200]}):
+        with pytest.raises(ValueError, match=r"turned.jpg: is turned by its header"):
+            open_source(tmp_path / "turned.jpg", **options)
+    path = write_tiff(rectangles(40, 30, 3)[0])
+    with pytest.raises(ValueError, match="stretch must be"):
+        open_source(path, stretch=[0, float("inf")])
+    bands = "".join(
+        f'<VRTRasterBand dataType="{kind}" band="{i + 1}"/>' for i, kind in enumerate(("Byte", "Float32", "Byte"))
+    )
+    (tmp_path / "mix.vrt").write_text(f'<VRTDataset rasterXSize="40" rasterYSize="30">{bands}</VRTDataset>')
+    with pytest.raises(ValueError, match=r"mix.vrt: bands 1, 2, 3 hold values of several types, float32, uint8"):
+        open_source(tmp_path / "mix.vrt", stretch=[0, 1])
+
+
+def test_a_palette_of_16_bits(tmp_path):
+    numbers = np.arange(1200, dtype=np.uint16).reshape(1, 30, 40) % 700
+    profile = {"driver": "GTiff", "dtype": "uint16", "count": 1, "width": 40, "height": 30, "photometric": "palette"}
+    with rasterio.open(tmp_path / "p.tif", "w", **profile) as file:
+        file.write(numbers)
+        file.write_colormap(1, {i: (i % 256, i // 256, 7, 255) for i in range(700)})
+    with open_source(tmp_path / "p.tif") as source:
+        found = source.read(Window(0, 0, 40, 30))
+    np.testing.assert_array_equal(found[..., 0], numbers[0] % 256)
+    np.testing.assert_array_equal(found[..., 1], numbers[0] // 256)
+
+
+@pytest.mark.parametrize("bend", [0, 0.002])
+def test_ground_control_points_place_a_scene_where_they_fit(bend, tmp_path):
+    point = rasterio.control.GroundControlPoint
+    corners = [
+        point(0, 0, 10, 50),
+        point(0, 40, 10.01, 50),
+        point(30, 0, 10, 49.99),
+        point(30, 40, 10.01 + bend, 49.99),
+    ]
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "width": 40, "height": 30}
+    with rasterio.open(tmp_path / "g.tif", "w", **profile, crs="EPSG:4326", gcps=corners) as file:
+        file.write(np.ones((3, 30, 40), dtype=np.uint8))
+    if bend:
+        with pytest.warns(UserWarning, match=r"g.tif: no affine map fits"), open_source(tmp_path / "g.tif") as source:
+            assert source.place.crs is None
+        return
+    with open_source(tmp_path / "g.tif") as source:
+        found = source.place.to_lonlat(source.place.corners(np.array([[0.0, 0, 40, 30]])))
+    np.testing.assert_allclose(found[0], [[10, 50], [10, 49.99], [10.01, 49.99], [10.01, 50]], atol=1e-9)
+
+
 def test_windows_without_a_valid_pixel_are_none(write_tiff):
     picture, _ = rectangles(100, 60)
     picture[:, :50] = 0
@@ -144,6 +216,9 @@ def test_what_a_source_names(tmp_path):
     assert find_sources(tmp_path / "*.jpg") == [tmp_path / "b.jpg"]
     (tmp_path / "list.txt").write_text(f"./a.tif\n\n{tmp_path / 'b.jpg'}\n")
     assert find_sources(tmp_path / "list.txt") == [tmp_path / "a.tif", tmp_path / "b.jpg"]
+    (tmp_path / "list.txt").write_text(f"\ufeff./a.tif\n{tmp_path / 'a.tif'}\n./x/../b.jpg\n./b.jpg\n", "utf-8")
+    (tmp_path / "x").mkdir()
+    assert [file.name for file in find_sources(tmp_path / "list.txt")] == ["a.tif", "b.jpg"]
     (tmp_path / "list.txt").write_text("./d.tif\n")
     for wrong in (tmp_path / "list.txt", tmp_path / "d*.tif", Path("nowhere")):
         with pytest.raises(FileNotFoundError, match="no such file"):
