@@ -284,7 +284,7 @@ def test_a_truncated_picture_is_left_out(tmp_path):
         cv2.imwrite(str(tmp_path / name), picture[..., ::-1])
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:20_000])
     paths, tiling = [tmp_path / "a.png", tmp_path / "b.png"], Tiling(tile=128, overlap=32, skip_bad_tiles=True)
-    with pytest.raises(DamagedBlockError, match="a.png: image cannot be read.*--skip-bad-tiles"):
+    with pytest.raises(DamagedBlockError, match=r"a.png: image cannot be read.*--skip-bad-tiles"):
         run_scenes(paths, detector, tmp_path / "out", TILING, NAMES, MADE_OF)
     tally = run_scenes(paths, detector, tmp_path / "skipped", tiling, NAMES, MADE_OF)
     assert len(tally.damaged) == 6 and tally.objects["b.png"] == len(boxes)
