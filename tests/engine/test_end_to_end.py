@@ -107,10 +107,12 @@ def interrupted(tmp_path_factory, tiny_sets):
     data = tiny_sets(root)
     gains = []
     model = RFLAYOLO("yolo26n.yaml")
+    copy = root / "copied" / "weights" / "last.pt"
+    copy.parent.mkdir(parents=True)
 
     model.add_callback("on_train_epoch_start", lambda t: gains.append(t.model.criterion.o2m))
     model.add_callback("on_fit_epoch_end", lambda t: setattr(t, "stop", t.epoch == 2))
-    model.add_callback("on_model_save", lambda t: (root / "copy.pt").write_bytes(t.last.read_bytes()))
+    model.add_callback("on_model_save", lambda t: copy.write_bytes(t.last.read_bytes()))
     options = {**QUICK, "epochs": 5, "one2one": "rfla", "project": str(root), "name": "run"}
     model.train(data=str(data), **options)
     return root, gains
@@ -130,7 +132,7 @@ class TestTraining:
         schedule = [0.8 - 0.7 * epoch / 4 for epoch in range(5)]
         assert gains == pytest.approx(schedule[:3])
         resumed = []
-        model = RFLAYOLO(root / "copy.pt")
+        model = RFLAYOLO(root / "copied" / "weights" / "last.pt")
         model.add_callback("on_train_epoch_start", lambda t: resumed.append((t.model.criterion.o2m, t.model.criterion)))
         model.train(resume=True)
         assert [gain for gain, _ in resumed] == pytest.approx(schedule[3:])

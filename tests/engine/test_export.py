@@ -34,11 +34,17 @@ def weights(trained, tmp_path):
 
 @pytest.fixture
 def end_to_end(tmp_path):
-    """A checkpoint with a one-to-one branch; untrained, its scores are all but equal."""
+    """A checkpoint with a one-to-one branch, untrained, but of features and scores that differ from place to place."""
     torch.manual_seed(0)
     model = RFLAYOLO("yolo26n.yaml")
-    for branch in model.model.model[-1].one2one_cv3:
-        torch.nn.init.normal_(branch[-1].weight, std=0.5)
+    head = model.model.model[-1]
+    for branch in (*head.one2one_cv3, *head.one2one_cv2, *head.cv2):
+        torch.nn.init.normal_(branch[-1].weight, std=0.05)  # boxes of the size of the image
+    for module in model.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # one batch sets the statistics: features of size 1, not 0
+    with torch.no_grad():
+        model.model.train()(torch.rand(4, 3, 64, 64))
     model.save(tmp_path / "26.pt")
     return tmp_path / "26.pt"
 
@@ -72,13 +78,13 @@ class TestAgainstTorch:
     @pytest.mark.parametrize("name", ["torchscript", "onnx"])
     def test_one_to_one_branch(self, end_to_end, image, found, name):
         file = export_model(end_to_end, image, format=name, imgsz=64, nms=False)
-        assert found[0].boxes < 1e-3 and found[0].scores < 1e-5
+        assert found[0].boxes < 1e-2 and found[0].scores < 1e-5  # boxes of some hundred px
         assert (found[0].selected, found[0].missing) == (64 + 16 + 4, 0)
         assert AutoBackend(str(file))(torch.zeros(1, 3, 64, 64)).shape == (1, 64 + 16 + 4, 6)
 
     def test_raw_outputs_of_a_model_with_both_branches_are_of_the_first(self, end_to_end, image, found):
         export_model(end_to_end, image, format="onnx", imgsz=64)
-        assert found[0].selected is None and found[0].boxes < 1e-3
+        assert found[0].selected is None and found[0].boxes < 1e-2
 
     @pytest.mark.parametrize("options", [{}, NMS], ids=["raw", "nms"])
     def test_another_model_is_noticed(self, weights, image, found, options):
