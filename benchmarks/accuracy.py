@@ -62,6 +62,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "paper": PAPER,
     "grown30-tal": {**GROWN30, "target": "tal"},  # the default
     "one2one-rfla": {**GROWN30, "target": "tal", "one2one": "rfla"},
+    "bins-1-6.5": {**GROWN30, "target": "tal", "dfl_range": [-1.0, 6.5]},
+    "tal-bins-1-6.5": {"assigner": "tal", "dfl_range": [-1.0, 6.5]},
     "grown30-hard": GROWN30,
     "grown30-wd": {**GROWN30, "target": "tal", "distance": "wd"},
     "grown30-trf-tal": {**PAPER, "topk_max": 30, "target": "tal"},

@@ -51,6 +51,7 @@ class RFLAConfig:
     one2one: str = "tal"
     rf: str | tuple[float, ...] = "stride"
     rf_scale: float | None = None
+    dfl_range: tuple[float, float] | None = None
     skip_bad_labels: bool = False
     fitness: str = "map"
 
@@ -83,6 +84,11 @@ class RFLAConfig:
         if not isinstance(self.skip_bad_labels, bool):
             raise ValueError(f"skip_bad_labels must be True or False, not {self.skip_bad_labels!r}")
         object.__setattr__(self, "topk", tuple(self.topk))
+        if self.dfl_range is not None:
+            ends = self.dfl_range if isinstance(self.dfl_range, (tuple, list)) else ()
+            if len(ends) != 2 or not all(map(_is_number, ends)) or not ends[0] < ends[1]:
+                raise ValueError(f"dfl_range must be two ascending numbers of cells, or None, not {self.dfl_range!r}")
+            object.__setattr__(self, "dfl_range", tuple(map(float, ends)))
 
     @property
     def scale(self) -> float:
@@ -210,5 +216,9 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+    return _is_number(value) and value > 0

@@ -15,6 +15,7 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 from ultralytics.utils.files import get_latest_run
 
 from ..config import KEPT, RFLAConfig
+from .bins import set_bins
 from .data import build_checked, check_dataset
 from .loss import build_criterion, has_one_to_one, one_to_many
 from .positives import PositiveCounter
@@ -100,6 +101,11 @@ class RFLATrainer(DetectionTrainer):
             model.criterion = build_criterion(model, self.rfla)
             assigner = one_to_many(model.criterion).assigner
             comment += "\nreceptive fields in use: " + describe_levels(assigner.strides, assigner.rf_sizes)
+        if self.rfla.dfl_range is not None:
+            if getattr(model, "criterion", None) is None:
+                model.criterion = model.init_criterion()
+            losses = [getattr(model.criterion, b) for b in ("one2many", "one2one") if hasattr(model.criterion, b)]
+            set_bins(model.model[-1], losses or [model.criterion], tuple(self.rfla.dfl_range))
         if RANK in {-1, 0}:
             LOGGER.info(f"{colorstr('rfla:')} " + ", ".join(f"{k}={v}" for k, v in self.rfla.to_dict().items()))
             LOGGER.info(f"{colorstr('rfla:')} {comment.splitlines()[-1]}")

@@ -1,0 +1,76 @@
+"""The bins of a distance distribution (DFL), placed where the distances of tiny objects are.
+
+A DFL head predicts how far each side of a box lies from the anchor, in cells, as the mean of a distribution over
+``reg_max`` bins, which stand at 0, 1, ..., 15 in Ultralytics. With RFLA's anchors the distances are bounded: the upper
+half of these bins is never a target, and an anchor beside its object needs a distance below 0, which they cannot give.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics.utils.loss import BboxLoss
+from ultralytics.utils.tal import bbox2dist
+
+
+class RangedBboxLoss(BboxLoss):
+    """Ultralytics' box loss with bins at ``low``, ``low + step``, ...
+
+    Args:
+        reg_max: Number of bins.
+        low: Distance of the first bin, cells.
+        step: Distance of neighbouring bins, cells.
+    """
+
+    def __init__(self, reg_max: int, low: float, step: float) -> None:
+        super().__init__(reg_max)
+        self.low, self.step = low, step
+
+    def forward(
+        self,
+        pred_dist: Tensor,
+        pred_bboxes: Tensor,
+        anchor_points: Tensor,
+        target_bboxes: Tensor,
+        target_scores: Tensor,
+        target_scores_sum: Tensor,
+        fg_mask: Tensor,
+        *size: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return CIoU and DFL loss; the arguments are Ultralytics', boxes and anchors in cells."""
+        shared = (target_scores, target_scores_sum, fg_mask, *size)
+        loss_iou, _ = super().forward(pred_dist, pred_bboxes, anchor_points, target_bboxes, *shared)
+        assert self.dfl_loss is not None
+        where = fg_mask.nonzero(as_tuple=True)
+        bins = (bbox2dist(anchor_points, target_bboxes)[where] - self.low) / self.step
+        loss = self.dfl_loss(pred_dist[where].view(-1, self.dfl_loss.reg_max), bins)
+        return loss_iou, (loss * target_scores[where].sum(-1, keepdim=True)).sum() / target_scores_sum
+
+
+def set_bins(head: nn.Module, losses: list[Any], dfl_range: tuple[float, float]) -> None:
+    """Place the bins of a head, and of the losses that train it, evenly over a range.
+
+    The values go into the head's ``dfl`` convolution, which is in the state dict: plain Ultralytics and every export run
+    the checkpoint unchanged.
+
+    Args:
+        head: The detection head of a model.
+        losses: Detection losses of its branches.
+        dfl_range: Distances of the first and the last bin, cells.
+
+    Raises:
+        ValueError: If the head has no distribution.
+    """
+    if head.reg_max < 2:
+        raise ValueError(
+            f"dfl_range is for heads with a distance distribution; {type(head).__name__} here has reg_max {head.reg_max}"
+        )
+    low, high = dfl_range
+    bins = torch.linspace(low, high, head.reg_max)
+    with torch.no_grad():
+        head.dfl.conv.weight.copy_(bins.view(1, -1, 1, 1))
+    for loss in losses:
+        loss.proj = bins.to(loss.device)
+        loss.bbox_loss = RangedBboxLoss(head.reg_max, low, (high - low) / (head.reg_max - 1)).to(loss.device)
