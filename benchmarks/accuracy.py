@@ -35,7 +35,6 @@ SPLITS: dict[str, tuple[str, str | None, int]] = {  # set, list of validation im
     "nuclei": ("nuclei-tiny", None, 1),
 }
 RECIPE = {
-    "imgsz": 320,
     "batch": 16,
     "nbs": 16,
     "optimizer": "AdamW",
@@ -48,12 +47,21 @@ RECIPE = {
     "plots": False,
     "deterministic": True,
 }
-MODELS = ["yolov8n-p2", "yolo26n-p2", "yolo26n"]
+MODELS: dict[str, tuple[str, int]] = {  # model YAML and image size, px
+    "yolov8n-p2": ("yolov8n-p2.yaml", 320),
+    "yolov8n": ("yolov8n.yaml", 320),
+    "yolov8s-p2": ("yolov8s-p2.yaml", 320),
+    "yolo26n": ("yolo26n.yaml", 320),
+    "yolo26n-p2": ("yolo26n-p2.yaml", 320),
+    # at the latency of yolov8n-p2 at 320 px
+    "yolov8n-p234-reg8": ("yolov8n-p234-reg8.yaml", 384),
+    "yolo26n-p2-416": ("yolo26n-p2.yaml", 416),
+}
 PROTOCOLS: dict[str, dict[str, Any]] = {
-    "short": {"models": MODELS, "epochs": 16},
-    "long": {"models": MODELS, "epochs": 48},
-    "smoke": {"models": MODELS, "every": 80, "epochs": 1},  # does it run at all
-    "full": {"models": [*MODELS, "yolov8s-p2", "yolov8n"], "every": 1, "epochs": 100, "close_mosaic": 10},
+    "short": {"epochs": 16},
+    "long": {"epochs": 48},
+    "smoke": {"every": 80, "epochs": 1},  # does it run at all
+    "full": {"every": 1, "epochs": 100, "close_mosaic": 10},
 }
 PAPER = {"preset": "paper"}
 GROWN30 = {**PAPER, "rf": "stride", "rf_scale": 2.0, "topk_max": 30}
@@ -64,6 +72,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "one2one-rfla": {**GROWN30, "target": "tal", "one2one": "rfla"},
     "bins-1-6.5": {**GROWN30, "target": "tal", "dfl_range": [-1.0, 6.5]},
     "tal-bins-1-6.5": {"assigner": "tal", "dfl_range": [-1.0, 6.5]},
+    "bins-0.75-4.5": {**GROWN30, "target": "tal", "dfl_range": [-0.75, 4.5]},
+    "tal-bins-0.75-4.5": {"assigner": "tal", "dfl_range": [-0.75, 4.5]},
     "grown30-hard": GROWN30,
     "grown30-wd": {**GROWN30, "target": "tal", "distance": "wd"},
     "grown30-trf-tal": {**PAPER, "topk_max": 30, "target": "tal"},
@@ -111,26 +121,26 @@ def run(out: Path, protocol: str, arm: str, model: str, seed: int, split: str, o
     from rfla_yolo.engine.loss import has_one_to_one
 
     recipe = dict(PROTOCOLS[protocol])
-    models, every = recipe.pop("models"), recipe.pop("every", SPLITS[split][2])
-    assert model in models
+    every = recipe.pop("every", SPLITS[split][2])
+    architecture, imgsz = MODELS[model]
     folder = options.work / f"{protocol}-{split}-{model}-{arm}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     data = prepare(folder / "data", every, split)
     place = {"data": str(data), "device": options.device, "workers": options.workers, "project": str(folder)}
-    arguments = {**RECIPE, **recipe, "seed": seed}
+    arguments = {**RECIPE, **recipe, "imgsz": imgsz, "seed": seed}
     bfloat16 = options.device == "cpu" and options.bfloat16
     start = time.time()
-    yolo = RFLAYOLO(f"{model}.yaml")
+    yolo = RFLAYOLO(architecture)
     if bfloat16:
         yolo.add_callback("on_train_start", use_bfloat16)
     yolo.train(**arguments, **place, name="train", **ARMS[arm])
     seconds = time.time() - start
     last = folder / "train" / "weights" / "last.pt"
-    checked = RFLAYOLO(last).val(imgsz=arguments["imgsz"], batch=16, plots=False, name="val", **place)
+    checked = RFLAYOLO(last).val(imgsz=imgsz, batch=16, plots=False, name="val", **place)
     evaluation = checked.evaluation
     one_to_one = {}
     if has_one_to_one(yolo.model):  # the figures above are those of the one-to-many branch
-        check = RFLAYOLO(last).val(imgsz=arguments["imgsz"], batch=16, plots=False, name="one2one", nms=False, **place)
+        check = RFLAYOLO(last).val(imgsz=imgsz, batch=16, plots=False, name="one2one", nms=False, **place)
         one_to_one = check.evaluation.metrics
     history = (folder / "train" / "results.csv").read_text(encoding="utf-8").splitlines()
     content = {
@@ -187,7 +197,7 @@ def main() -> None:
     parser.add_argument("--protocol", choices=PROTOCOLS, default="short")
     parser.add_argument("--arms", default="tal,paper", help=f"of {', '.join(ARMS)}")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--models", default="yolov8n-p2", help="of the protocol's")
+    parser.add_argument("--models", default="yolov8n-p2", help=f"of {', '.join(MODELS)}")
     parser.add_argument("--split", choices=SPLITS, default="choose")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0)
@@ -199,6 +209,8 @@ def main() -> None:
     if unknown := set(arms) - set(ARMS):
         parser.error(f"unknown arms {', '.join(unknown)}; there are {', '.join(ARMS)}")
     models = options.models.split(",")
+    if unknown := set(models) - set(MODELS):
+        parser.error(f"unknown models {', '.join(unknown)}; there are {', '.join(MODELS)}")
     for seed in map(int, options.seeds.split(",")):
         for model in models:
             for arm in arms:

@@ -52,8 +52,8 @@ class RangedBboxLoss(BboxLoss):
 def set_bins(head: nn.Module, losses: list[Any], dfl_range: tuple[float, float]) -> None:
     """Place the bins of a head, and of the losses that train it, evenly over a range.
 
-    The values go into the head's ``dfl`` convolution, which is in the state dict: plain Ultralytics and every export run
-    the checkpoint unchanged.
+    The values go into the head's ``dfl`` convolution, which is in the state dict: plain Ultralytics and every export
+    run the checkpoint unchanged.
 
     Args:
         head: The detection head of a model.
@@ -64,9 +64,7 @@ def set_bins(head: nn.Module, losses: list[Any], dfl_range: tuple[float, float])
         ValueError: If the head has no distribution.
     """
     if head.reg_max < 2:
-        raise ValueError(
-            f"dfl_range is for heads with a distance distribution; {type(head).__name__} here has reg_max {head.reg_max}"
-        )
+        raise ValueError(f"dfl_range is for heads with a distance distribution (DFL), not for reg_max {head.reg_max}")
     low, high = dfl_range
     bins = torch.linspace(low, high, head.reg_max)
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +13,7 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
 
+from ..config import resource_dir
 from .loss import has_one_to_one
 from .trainer import RFLATrainer
 from .validator import MAX_DET, RFLAValidator
@@ -37,7 +39,7 @@ class RFLAYOLO(YOLO):
     model: Any  # the network, or the path of an exported file
 
     def __init__(self, model: str | Path = "yolov8s-p2.yaml", task: str | None = None, verbose: bool = False) -> None:
-        path = Path(model)
+        path = Path(model := find_model(model))
         if path.suffix in {".pt", ".onnx"} and not path.is_file() and path.stem not in GITHUB_ASSETS_STEMS:
             raise FileNotFoundError(f"model: no such file: {path}")
         try:
@@ -116,3 +118,11 @@ class RFLAYOLO(YOLO):
     def tune(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: Ultralytics' tuner starts its own command, which would train with TAL in silence."""
         raise NotImplementedError("tune() would train with Ultralytics' own assigner; loop over train() instead")
+
+
+def find_model(model: str | Path) -> str | Path:
+    """Return the path of the model YAML of this package that is named, its scale in the name, or else the name."""
+    path = Path(model)
+    shipped = resource_dir("cfg") / "models" / path.name
+    whole = shipped.with_name(re.sub(r"(\d+)[nslmx]", r"\1", path.name, count=1))  # yolov8n-p2-reg8: yolov8-p2-reg8
+    return shipped if path.parent == Path() and path.suffix == ".yaml" and whole.is_file() else model
