@@ -53,7 +53,8 @@ MODELS: dict[str, tuple[str, int]] = {  # model YAML and image size, px
     "yolov8s-p2": ("yolov8s-p2.yaml", 320),
     "yolo26n": ("yolo26n.yaml", 320),
     "yolo26n-p2": ("yolo26n-p2.yaml", 320),
-    # at the latency of yolov8n-p2 at 320 px
+    # about the latency of yolov8n-p2 at 320 px (benchmarks/latency.py)
+    "yolov8n-p2-reg8": ("yolov8n-p2-reg8.yaml", 352),
     "yolov8n-p234-reg8": ("yolov8n-p234-reg8.yaml", 384),
     "yolo26n-p2-416": ("yolo26n-p2.yaml", 416),
 }

@@ -25,6 +25,7 @@ from ..engine.analysis import (
     training_samples,
     training_size,
 )
+from ..engine.bins import choose_bins
 from ..engine.effective_field import effective_receptive_fields
 from ..engine.loss import RFLAMatcher, check_head, has_one_to_one
 from ..engine.receptive_field import detection_model
@@ -179,7 +180,7 @@ def analyze(
             "rf_sizes": list(levels.rf_sizes),
             "changes_at": [None if np.isnan(side) else side for side in changes(levels)],
             "erf_sigmas": effective_receptive_fields(net) if erf else None,
-            "reg_max": levels.reg_max,
+            "bins": levels.bins,
         },
         "assigners": {n: {mode: summarise(tally) for mode, tally in modes.items()} for n, modes in dense.items()},
         "one2one": {n: {mode: summarise(tally) for mode, tally in modes.items()} for n, modes in single.items()},
@@ -234,4 +235,4 @@ class _Picker:
 
 def _levels(net: Any, config: RFLAConfig) -> Levels:
     strides = tuple(float(s) for s in net.stride)
-    return Levels(strides, tuple(rf_sizes(net, config)), int(net.model[-1].reg_max))
+    return Levels(strides, tuple(rf_sizes(net, config)), choose_bins(net, config.dfl_range))

@@ -26,12 +26,12 @@ class Levels:
     Attributes:
         strides: Stride of each level, px, finest first.
         rf_sizes: Side of the receptive field of each level, px.
-        reg_max: Bins of the head's distance distribution; 1 for a head that regresses signed distances.
+        bins: First and last bin of the head's distance distribution, strides; None for signed distances.
     """
 
     strides: tuple[float, ...]
     rf_sizes: tuple[float, ...]
-    reg_max: int
+    bins: tuple[float, float] | None
 
     def grid(self, shape: Sequence[int]) -> list[tuple[int, int]]:
         """Return rows and columns of each level for an image of (height, width) px."""
@@ -44,10 +44,11 @@ class Levels:
     def reach(self, boxes: Tensor, points: Tensor, level: Tensor) -> Tensor:
         """Return the best IoU with a box that the head can draw from an anchor.
 
-        A head with a distance distribution draws sides 0 to ``reg_max - 1`` strides away from the anchor, so its boxes
-        hold the anchor and have a largest size. Each side as near to the object's as that allows gives the best IoU. A
-        head with signed distances draws every box. Of oriented boxes, whose sides are that far away along their own
-        axes, the best at the angle of the object, which is what training aims at.
+        A head with a distance distribution draws sides no nearer to the anchor than its first bin, 0 strides in
+        Ultralytics, whose boxes therefore hold the anchor, and no farther than its last. Each side as near to the
+        object's as that allows gives the best IoU. A head with signed distances draws every box. Of oriented boxes,
+        whose sides are that far away along their own axes, the best at the angle of the object, which is what training
+        aims at.
 
         Args:
             boxes: Objects, xyxy px, (N, 4), or oriented, (N, 5).
@@ -57,14 +58,21 @@ class Levels:
         Returns:
             IoU, (N,).
         """
-        if self.reg_max == 1:
+        if self.bins is None:
             return torch.ones_like(boxes[:, 0])
-        limit = torch.tensor(self.strides, device=boxes.device)[level][:, None] * (self.reg_max - 1)
+        first, last = (self._strides(level) * end for end in self.bins)
         before, after = distances(boxes, points)
-        low, high = (side.clamp(min=0).minimum(limit) for side in (before, after))
+        low, high = (side.maximum(first).minimum(last) for side in (before, after))
         shared = (torch.minimum(high, after) + torch.minimum(low, before)).clamp(min=0).prod(-1)
-        union = (high + low).prod(-1) + (after + before).prod(-1) - shared
+        union = (high + low).clamp(min=0).prod(-1) + (after + before).prod(-1) - shared
         return shared / union.clamp(min=1e-9)
+
+    def sides(self, boxes: Tensor, points: Tensor, level: Tensor) -> Tensor:
+        """Return the distances from anchors to the sides of boxes in strides, (N, 4); arguments as of `reach`."""
+        return torch.cat(distances(boxes, points), -1) / self._strides(level)
+
+    def _strides(self, level: Tensor) -> Tensor:
+        return torch.tensor(self.strides, device=level.device)[level][:, None]
 
 
 def distances(boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,7 +214,9 @@ class Tally:
         best = torch.zeros(num_gts).scatter_reduce(0, gt, reach, "amax")
         side = box_area(sample.boxes).sqrt() / self.zoom
         self._objects.append(torch.stack([side, positives, assigned.wanted, assigned.lost, best], 1).double().numpy())
-        self._positives.append(torch.stack([gt + self._count, level, inside, reach], 1).double().numpy())
+        sides = self.levels.sides(boxes, points, level)
+        of_positives = [gt + self._count, level, inside, reach, sides.amin(-1), sides.amax(-1)]
+        self._positives.append(torch.stack(of_positives, 1).double().numpy())
         self._count += num_gts
         self.contested += assigned.contested
         self.anchors += len(assigned.gt)
@@ -255,6 +265,16 @@ class Tally:
     def reach(self) -> NDArray[np.float64]:
         """The best IoU that the head can reach from every positive anchor."""
         return self._column(self._positives, 3)
+
+    @property
+    def nearest(self) -> NDArray[np.float64]:
+        """Least distance from every positive anchor to a side of its object, strides; negative beyond the side."""
+        return self._column(self._positives, 4)
+
+    @property
+    def farthest(self) -> NDArray[np.float64]:
+        """Greatest distance from every positive anchor to a side of its object, strides."""
+        return self._column(self._positives, 5)
 
     @staticmethod
     def _column(parts: list[NDArray[np.float64]], column: int) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from .assignments import Levels, Tally
 
 TRAINABLE_IOU = 0.5  # an object whose positives cannot reach it will never be a true positive at AP50
 ROUNDING = 1e-3  # of an IoU; labels are rounded, and an object on the border is not to depend on it
+OUTSIDE = 0.01  # share of the positives that may lie outside of a range on either side
 IDLE = 0.01  # share of the positives below which a level has no work
 SIZE_WORDS = {"vt": "below 8 px", "t": "8 to 16 px", "s": "16 to 32 px", "m": "above 32 px"}
 BINS = (0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 16.0, 20.0, 24.0, 32.0, 48.0, 64.0, 96.0, float("inf"))  # px
@@ -27,7 +28,33 @@ def summarise(tally: Tally) -> dict[str, Any]:
     sizes |= {name: figures(tally, chosen) for name, chosen in by_size(side).items()}
     bins = [{"from": low, "to": high, **figures(tally, _within(side, low, high))} for low, high in pairwise(BINS)]
     bins[-1]["to"] = None
-    return {"sizes": sizes, "bins": bins, "contested_anchors": tally.contested, "anchors": tally.anchors}
+    return {
+        "sizes": sizes,
+        "bins": bins,
+        "distances": needed(tally),
+        "contested_anchors": tally.contested,
+        "anchors": tally.anchors,
+    }
+
+
+def needed(tally: Tally) -> dict[str, float] | None:
+    """Return which distances the positives' sides need, strides, or None without positives.
+
+    Returns:
+        ``least`` and ``greatest`` of all; ``low`` and ``high``, which `OUTSIDE` of the positives need to go beyond;
+        ``below`` and ``above``, shares of the positives that need more than the head's distribution gives.
+    """
+    if not len(tally.nearest):
+        return None
+    first, last = tally.levels.bins or (-np.inf, np.inf)
+    return {
+        "least": float(tally.nearest.min()),
+        "low": float(np.quantile(tally.nearest, OUTSIDE)),
+        "high": float(np.quantile(tally.farthest, 1 - OUTSIDE)),
+        "greatest": float(tally.farthest.max()),
+        "below": float((tally.nearest < first - ROUNDING).mean()),
+        "above": float((tally.farthest > last + ROUNDING).mean()),
+    }
 
 
 def figures(tally: Tally, chosen: NDArray[np.bool_]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ def verdict(result: dict[str, Any]) -> list[dict[str, Any]]:
     for name, arm in result["assigners"].items():
         found.append(_untrainable(name, arm["plain"]["sizes"], result["task"] == "obb"))
         starved = idle(result["levels"]["names"], arm["plain"]["sizes"]["all"]["levels"])
+        if name == "rfla" and result["levels"]["bins"]:
+            found += _distances(arm["augmented"]["distances"], result["levels"]["bins"])
         if starved and (name == "rfla" or result["predictions"]):  # without predictions TAL's levels mean nothing
             places = " and ".join(f"{level} ({100 * share:.1f} %)" for level, share in starved.items())
             what = "a level" if len(starved) == 1 else "levels"
@@ -66,6 +68,17 @@ def _untrainable(name: str, sizes: dict[str, Any], oriented: bool) -> dict[str, 
         most = "it is" if lost == 1 else "they are" if sizes[worst]["untrainable"] == lost else "most are"
         text += f"; {most} {SIZE_WORDS[worst]} ({sizes[worst]['untrainable']} of {sizes[worst]['objects']})"
     return {"text": f"{text}.", "figures": figures}
+
+
+def _distances(needed: dict[str, float] | None, bins: tuple[float, float]) -> list[dict[str, Any]]:
+    """Say which distances the head has to draw, in training, where objects are as large as augmentation makes them."""
+    if not needed:
+        return []
+    text = f"rfla: from its positives the sides of an object are {needed['low']:.1f} to {needed['high']:.1f} cells "
+    text += f"away in training, at the extremes {needed['least']:.1f} to {needed['greatest']:.1f}; the head draws "
+    text += f"{bins[0]:g} to {bins[1]:g}, too far for {needed['below']:.1%} of the positives and not far enough for "
+    text += f"{needed['above']:.1%} (dfl_range)."
+    return [{"text": text.replace("%", " %"), "figures": needed}]
 
 
 def _one_to_one(name: str, sizes: dict[str, Any], chosen: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 
 from ..config import KEPT, RFLAConfig
-from .bins import use_bins
+from .bins import describe_cut, use_bins
 from .checkpoints import KillSafeTrainer
 from .data import build_checked, check_dataset, measure_objects
 from .loss import branch_in_use, build_criterion, has_one_to_one, one_to_many
@@ -137,6 +137,7 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
     def _setup_train(self) -> None:
         self.args.__dict__.pop(KEPT, None)  # the model and the validator get these arguments: Ultralytics' alone
         super()._setup_train()
+        self._cut_said = False
         self._positives = PositiveCounter(detection_model(self.model).criterion)
         self.add_callback("on_train_epoch_start", lambda _: self._positives.reset())  # an epoch may be begun again
         self.add_callback("on_train_epoch_end", lambda _: self._count_positives())  # every process comes by there
@@ -181,6 +182,10 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
 
     def _count_positives(self) -> None:
         self._assigned = self._positives.read()
+        cut = describe_cut(detection_model(self.model).criterion)
+        if cut and RANK in {-1, 0} and not self._cut_said:
+            LOGGER.warning(f"{cut}")
+            self._cut_said = True
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
         """Add the epoch's positives per object to ``results.csv``, and to the metrics that loggers read next."""

@@ -24,9 +24,10 @@ from rfla_yolo.analysis.verdict import start_from
 from rfla_yolo.cli import main
 from rfla_yolo.engine import RFLAAssigner
 from rfla_yolo.engine.analysis import OpenTAL, Sample, predictions
+from rfla_yolo.engine.bins import choose_bins
 from rfla_yolo.engine.loss import RFLAMatcher
 
-LEVELS = Levels((4.0, 8.0, 16.0), (8.0, 16.0, 32.0), 16)
+LEVELS = Levels((4.0, 8.0, 16.0), (8.0, 16.0, 32.0), (0, 15))
 SIDE = 64
 STOPPED = {"epochs": 1, "batch": 8, "device": "cpu", "plots": False, "workers": 0, "val": False, "save": False}
 BORDERS = {"vt": (0, 8), "t": (8, 16), "s": (16, 32), "m": (32, math.inf)}
@@ -51,27 +52,34 @@ def anchors():
                 yield (column + 0.5) * stride, (row + 0.5) * stride, level
 
 
-def best_iou(box, x, y, stride, reg_max=16):
-    """Best over a fine grid of what the distances can be, each side between 0 and reg_max - 1 strides."""
-    limit = (reg_max - 1) * stride
-    low_x, low_y = (p - min(max(p - side, 0), limit) for p, side in ((x, box[0]), (y, box[1])))
-    high_x, high_y = (p + min(max(side - p, 0), limit) for p, side in ((x, box[2]), (y, box[3])))
+def best_iou(box, x, y, stride, bins):
+    """Best of what the distances can be, each side as near to the object's as the bins allow."""
+    first, last = (end * stride for end in bins)
+    low_x, low_y = (p - min(max(p - side, first), last) for p, side in ((x, box[0]), (y, box[1])))
+    high_x, high_y = (p + min(max(side - p, first), last) for p, side in ((x, box[2]), (y, box[3])))
     shared = max(min(high_x, box[2]) - max(low_x, box[0]), 0) * max(min(high_y, box[3]) - max(low_y, box[1]), 0)
     union = (high_x - low_x) * (high_y - low_y) + (box[2] - box[0]) * (box[3] - box[1]) - shared
     return shared / union
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(samples(), min_size=1, max_size=3), st.sampled_from(["rfla", "tal"]), st.booleans())
-def test_every_count_is_the_direct_count(images, name, one_to_one):
+@given(
+    st.lists(samples(), min_size=1, max_size=3),
+    st.sampled_from(["rfla", "tal"]),
+    st.booleans(),
+    st.sampled_from([(0.0, 15.0), (-0.75, 4.5)]),
+)
+def test_every_count_is_the_direct_count(images, name, one_to_one, bins):
+    levels = replace(LEVELS, bins=bins)
     config = RFLAConfig(topk=(3, 1))
     rfla = (RFLAMatcher if one_to_one else RFLAAssigner)(1, LEVELS.strides, LEVELS.rf_sizes, config)
     tal = OpenTAL(1, list(LEVELS.strides), one_to_one)
-    tally = Tally(LEVELS)
+    tally = Tally(levels)
     objects = []  # (side, positives as (level, inside, reach), wanted, lost)
+    distances = []  # least and greatest of every positive
     contested = 0
     for sample in images:
-        found = assign_rfla(sample, LEVELS, rfla) if name == "rfla" else assign_tal(sample, LEVELS, tal)
+        found = assign_rfla(sample, levels, rfla) if name == "rfla" else assign_tal(sample, levels, tal)
         tally.add(sample, found)
         claims = [0] * len(found.gt)
         for number, box in enumerate(sample.boxes.tolist()):
@@ -79,9 +87,12 @@ def test_every_count_is_the_direct_count(images, name, one_to_one):
             for anchor, (x, y, level) in enumerate(anchors()):
                 if int(found.gt[anchor]) == number:
                     inside = box[0] < x < box[2] and box[1] < y < box[3]
-                    positives.append((level, inside, best_iou(box, x, y, LEVELS.strides[level])))
+                    stride = levels.strides[level]
+                    positives.append((level, inside, best_iou(box, x, y, stride, bins)))
+                    sides = [(x - box[0]) / stride, (y - box[1]) / stride, (box[2] - x) / stride, (box[3] - y) / stride]
+                    distances.append((min(sides), max(sides)))
             alone = Sample(sample.boxes[number : number + 1], sample.labels[:1], sample.image, "")
-            single = assign_rfla(alone, LEVELS, rfla) if name == "rfla" else assign_tal(alone, LEVELS, tal)
+            single = assign_rfla(alone, levels, rfla) if name == "rfla" else assign_tal(alone, levels, tal)
             wanted = (single.gt >= 0).tolist()
             claims = [c + w for c, w in zip(claims, wanted)]
             lost = sum(w and owner != number for w, owner in zip(wanted, found.gt.tolist()))
@@ -110,6 +121,16 @@ def test_every_count_is_the_direct_count(images, name, one_to_one):
             shares = [sum(p[0] == level for p in positives) / len(positives) for level in range(3)]
             assert figures["levels"] == pytest.approx(shares)
     assert sum(row["objects"] for row in result["bins"]) == len(objects)
+    if not distances:
+        assert result["distances"] is None
+        return
+    least, greatest = zip(*distances)
+    assert result["distances"]["least"] == pytest.approx(min(least))
+    assert result["distances"]["greatest"] == pytest.approx(max(greatest))
+    assert result["distances"]["low"] == pytest.approx(np.quantile(least, 0.01), abs=1e-6)
+    assert result["distances"]["high"] == pytest.approx(np.quantile(greatest, 0.99), abs=1e-6)
+    assert result["distances"]["below"] == pytest.approx(np.mean(np.array(least) < bins[0] - ROUNDING))
+    assert result["distances"]["above"] == pytest.approx(np.mean(np.array(greatest) > bins[1] + ROUNDING))
 
 
 def inside_of(boxes: torch.Tensor, side: int = 320) -> list[bool]:
@@ -190,12 +211,12 @@ def test_no_box_that_the_head_can_draw_is_better(corner, size, point, level):
 
 
 def test_a_head_with_signed_distances_reaches_everything():
-    levels = Levels((8.0,), (16.0,), 1)
+    levels = Levels((8.0,), (16.0,), None)
     assert float(levels.reach(torch.tensor([[0.0, 0, 4, 4]]), torch.tensor([[60.0, 60]]), torch.tensor([0]))) == 1
 
 
 def test_levels_change_where_two_scores_meet():
-    levels = Levels((4.0, 8.0, 16.0, 32.0), (11.5, 47.5, 119.5, 199.5), 16)
+    levels = Levels((4.0, 8.0, 16.0, 32.0), (11.5, 47.5, 119.5, 199.5), (0, 15))
     assert [round(side) for side in changes(levels)] == [27, 81, 158]  # method.md, section 1
 
 
@@ -262,7 +283,7 @@ def test_tal_with_predictions_is_that_of_the_loss():
     image = torch.randint(0, 255, (3, SIDE, SIDE), dtype=torch.uint8)
     boxes = torch.tensor([[4.0, 4, 34, 34], [20, 24, 60, 60], [40, 8, 45, 13]])
     sample = Sample(boxes, torch.tensor([0, 1, 1]), image, "a.png")
-    levels = Levels((4.0, 8.0, 16.0, 32.0), (8.0, 16.0, 32.0, 64.0), 16)
+    levels = Levels((4.0, 8.0, 16.0, 32.0), (8.0, 16.0, 32.0, 64.0), (0, 15))
     tal = OpenTAL(2, list(levels.strides))
     found = assign_tal(sample, levels, tal, predictions(model, image)["one2many"])
     batch = {
@@ -373,8 +394,8 @@ def test_branches_with_predictions_are_those_of_the_loss(name):
     boxes = torch.cat([corners, corners + 4 + torch.rand(24, 2) * 6], 1)
     sample = Sample(boxes, torch.arange(24) % 2, image, "a.png")
     strides = tuple(model.stride.tolist())
-    levels = Levels(strides, tuple(2 * stride for stride in strides), model.model[-1].reg_max)
-    assert levels.reg_max == (1 if "26" in name else 16)
+    levels = Levels(strides, tuple(2 * stride for stride in strides), choose_bins(model, None))
+    assert levels.bins == (None if "26" in name else (0, 15))
     xywh = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1) / SIDE
     batch = {"batch_idx": torch.zeros(24), "cls": sample.labels[:, None].float(), "bboxes": xywh}
     criterion = E2ELoss(model)

@@ -27,10 +27,11 @@ from rfla_yolo.analysis.sweep import _zoom
 from rfla_yolo.cli import main
 from rfla_yolo.engine import RFLAAssigner
 from rfla_yolo.engine.analysis import OpenRotatedTAL, Sample, predictions
+from rfla_yolo.engine.bins import choose_bins
 from rfla_yolo.engine.loss import RFLAMatcher, one_to_many
 
 SIDE = 64
-LEVELS = Levels((4.0, 8.0, 16.0), (8.0, 16.0, 32.0), 16)
+LEVELS = Levels((4.0, 8.0, 16.0), (8.0, 16.0, 32.0), (0, 15))
 BOX = st.tuples(*[st.floats(0, SIDE)] * 2, *[st.floats(1, 48)] * 2, st.floats(-math.pi / 4, 3 * math.pi / 4))
 
 
@@ -109,7 +110,7 @@ def test_no_box_at_its_angle_that_the_head_can_draw_is_better(box, point, level)
     near = np.abs(torch.cat(distances(torch.tensor([box]), torch.tensor([point])), 1)[0].numpy())
     tries = [np.clip(near * rng.uniform(0, 1.5, 4), 0, limit) for _ in range(60)]
     assert max(overlap(box, drawn(box, point, ltrb.tolist())) for ltrb in tries) <= reach + 1e-4
-    assert float(Levels((4.0,), (8.0,), 1).reach(torch.tensor([box]), torch.tensor([point]), torch.tensor([0]))) == 1
+    assert float(Levels((4.0,), (8.0,), None).reach(torch.tensor([box]), torch.tensor([point]), torch.tensor([0]))) == 1
 
 
 def test_at_angle_zero_all_is_as_for_upright_boxes():
@@ -136,7 +137,7 @@ def test_tal_with_predictions_is_that_of_the_loss(name):
     boxes = torch.cat([torch.rand(12, 2) * SIDE, 1 + torch.rand(12, 2) * 30, torch.rand(12, 1) * 3 - 0.7], 1)
     boxes[3, 3] = 1.5  # px: the loss leaves it out
     sample = Sample(boxes, torch.arange(12) % 2, image, "a.png")
-    levels = Levels(tuple(model.stride.tolist()), (16.0, 32.0, 64.0), model.model[-1].reg_max)
+    levels = Levels(tuple(model.stride.tolist()), (16.0, 32.0, 64.0), choose_bins(model, None))
     criterion = one_to_many(model.init_criterion())
     assert isinstance(criterion, v8OBBLoss)
     seen = []

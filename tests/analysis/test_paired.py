@@ -9,7 +9,7 @@ from rfla_yolo.analysis.assignments import Assigned, Levels, Tally
 from rfla_yolo.analysis.paired import differences
 from rfla_yolo.engine.analysis import Sample
 
-LEVELS = Levels((4.0, 8.0), (8.0, 16.0), 16)
+LEVELS = Levels((4.0, 8.0), (8.0, 16.0), (0, 15))
 SIDE = 32  # 8 x 8 anchors of stride 4, then 4 x 4 of stride 8
 BOX = [[9.0, 9.0, 15.0, 15.0]]  # 6 px; holds anchors 18 = (10, 10) and 27 = (14, 14) and of P3 none but 69 = (12, 12)
 INSIDE, ALSO_INSIDE, COARSE, OUTSIDE = 18, 27, 69, 0

@@ -14,6 +14,7 @@ from rfla_yolo.engine import rf_sizes
 from rfla_yolo.engine.analysis import Sample
 
 SIDE = 160
+SIZES = ("all", "vt", "t", "s", "m")
 STRIDES = (4.0, 8.0, 16.0, 32.0)
 
 
@@ -31,7 +32,7 @@ def crowd(seed: int) -> Sample:
 def sweep(**settings) -> list[dict]:
     model = DetectionModel("yolov8n-p2.yaml", verbose=False)
     config = RFLAConfig(**settings)
-    levels = Levels(STRIDES, tuple(rf_sizes(model, config)), 16)
+    levels = Levels(STRIDES, tuple(rf_sizes(model, config)), (0, 15))
     return try_variants(variants(model, config, levels, SIDE, erf=False), [crowd(seed) for seed in range(8)], 1)
 
 
@@ -43,7 +44,7 @@ def default() -> list[dict]:
 def said(rows: list[dict], settings: dict) -> str:
     result = {"settings": settings, "imgsz": [SIDE, SIDE], "assigners": {}, "predictions": None, "sweep": rows}
     result["one2one"] = {}
-    return verdict({**result, "levels": {"names": ["P2", "P3", "P4", "P5"]}})[-1]["text"]
+    return verdict({**result, "levels": {"names": ["P2", "P3", "P4", "P5"], "bins": None}})[-1]["text"]
 
 
 def test_the_default_is_kept_although_fewer_anchors_reach_more(default):
@@ -110,8 +111,8 @@ def test_singular_and_plural(missed, untrainable, words, default):
     nothing = {"objects": 0, "missed": 0, "untrainable": 0, "positives": None}
     sizes = {"all": {**counts, "levels": [0.995, 0.005]}, "vt": counts, "t": nothing, "s": nothing, "m": nothing}
     arms = {"rfla": {"plain": {"sizes": sizes}}}
-    result = {"assigners": arms, "levels": {"names": ["P2", "P3"]}, "predictions": None, "one2one": arms, "sweep": []}
-    result["task"] = "detect"
+    levels = {"names": ["P2", "P3"], "bins": None}
+    result = {"assigners": arms, "levels": levels, "predictions": None, "one2one": arms, "sweep": [], "task": "detect"}
     texts = [sentence["text"] for sentence in verdict(result)]
     assert texts[0].endswith(words)
     assert texts[1] == "rfla: a level with next to no positives: P3 (0.5 %)."
@@ -124,3 +125,16 @@ def test_singular_and_plural(missed, untrainable, words, default):
         "can never be found at IoU 0.5", "cannot be drawn at IoU 0.5 and their own angle"
     )
     assert all("1 idle levels" not in said([*default[:1], row], {}) for row in default[1:])
+
+
+def test_what_the_bins_cannot_draw_is_said():
+    sizes = {size: {"objects": 1, "missed": 0, "untrainable": 0, "positives": 1.0, "levels": [1]} for size in SIZES}
+    distances = {"least": -1.2, "low": -0.5, "high": 4.8, "greatest": 9.4, "below": 0.21, "above": 0.001}
+    arms = {"rfla": {"plain": {"sizes": sizes}, "augmented": {"distances": distances}}}
+    levels = {"names": ["P2"], "bins": (0, 15)}
+    result = {"assigners": arms, "levels": levels, "predictions": None, "one2one": {}, "sweep": [], "task": "detect"}
+    text = verdict(result)[1]["text"]
+    assert "-0.5 to 4.8 cells away in training, at the extremes -1.2 to 9.4; the head draws 0 to 15" in text
+    assert "too far for 21.0 % of the positives and not far enough for 0.1 %" in text
+    arms["rfla"]["augmented"]["distances"] = None  # no positive at all
+    assert len(verdict(result)) == 1

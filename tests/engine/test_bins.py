@@ -10,9 +10,11 @@ from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.loss import BboxLoss, v8DetectionLoss
+from ultralytics.utils.tal import bbox2dist
 
 from rfla_yolo import RFLAYOLO, RFLAConfig
-from rfla_yolo.engine.bins import RangedBboxLoss, use_bins
+from rfla_yolo.config import resource_dir
+from rfla_yolo.engine.bins import RangedBboxLoss, choose_bins, describe_cut, use_bins
 
 BINS = 16
 
@@ -91,6 +93,35 @@ def test_stock_bins_change_nothing():
     assert type(criterion.bbox_loss) is BboxLoss and criterion.proj.tolist() == list(range(BINS))
 
 
+def test_a_model_brings_its_bins():
+    model = network(str(resource_dir("cfg") / "models" / "yolov8-p234-reg8.yaml"))
+    assert choose_bins(model, None) == (-0.75, 4.5)
+    assert choose_bins(model, (-1.0, 6.5)) == (-1.0, 6.5)  # the setting comes first
+    assert use_bins(model, v8DetectionLoss(model), (-1.0, 6.5)) == (-1.0, 6.5)
+    assert choose_bins(model, None) == (-1.0, 6.5)  # and then what it was trained with
+    assert choose_bins(network(), None) == (0, BINS - 1)
+    assert choose_bins(network("yolo26n.yaml"), None) is None
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 2.0), (-1.0, 15.0)])
+def test_what_the_bins_cut_is_said(low, high):
+    logits, predicted, anchors, boxes, scores, total, mask = positives(-2.0, 5.0)
+    model = network()
+    criterion = v8DetectionLoss(model)
+    use_bins(model, criterion, (low, high))
+    criterion.bbox_loss(logits, predicted, anchors, boxes, scores, total, mask, torch.ones(2), torch.ones(60, 1))
+    sides = [side for a in mask[0].nonzero().flatten() for side in bbox2dist(anchors[a], boxes[0, a]).tolist()]
+    below, above = (sum(far) / len(sides) for far in ([s < low for s in sides], [s > high for s in sides]))
+    assert below > 0.01
+    found = describe_cut(criterion)
+    assert f"{below:.1%} are nearer than that and {above:.1%} farther" in found
+    assert describe_cut(criterion) is None  # nothing since
+    criterion = v8DetectionLoss(model)
+    use_bins(model, criterion, (-3.0, 15.0))
+    criterion.bbox_loss(logits, predicted, anchors, boxes, scores, total, mask, torch.ones(2), torch.ones(60, 1))
+    assert describe_cut(criterion) is None
+
+
 def test_a_head_without_a_distribution_is_refused():
     model = network("yolo26n.yaml")
     with pytest.raises(ValueError, match="not for reg_max 1"):
@@ -107,7 +138,7 @@ def test_no_such_range(value):
 def test_trained_checkpoint_holds_them_and_runs_in_plain_ultralytics(tiny_set, tmp_path, assigner):
     model = RFLAYOLO("yolov8n-p234-reg8.yaml")
     given = {"data": str(tiny_set), "imgsz": 64, "epochs": 1, "batch": 8, "workers": 0, "plots": False, "device": "cpu"}
-    model.train(**given, project=str(tmp_path), name="run", dfl_range=[-0.75, 4.5], assigner=assigner)
+    model.train(**given, project=str(tmp_path), name="run", assigner=assigner)
     last = tmp_path / "run" / "weights" / "last.pt"
     plain = YOLO(last)
     assert plain.model.model[-1].dfl.conv.weight.flatten().tolist() == [-0.75 + 0.75 * i for i in range(8)]
