@@ -34,6 +34,7 @@ UNITS = {"hituav-half": ("flights", FLIGHT), "nuclei-tiny": ("fields of view", F
 COUNTED = 50  # objects of a size that a class needs to count in the mean of that size
 FOCUS = {"hituav-half": "person", "nuclei-tiny": "nucleus"}  # the class whose objects below 8 px are looked at alone
 BASE, DEFAULT = "tal", "grown30-tal"
+FIRST, EQUAL = "yolov8n-p2", 0.1  # models within this share of the latency of the first are laid side by side
 CONFIRMED = ("short", "confirm", "yolov8n-p2")
 LOOKS = {CONFIRMED: [(3, 4, 5), (6, 7, 8)]}  # seeds that were run and looked at together, in this order
 FORMER, METHOD = "percentile bootstrap", "jackknife, t"  # of an interval
@@ -118,6 +119,31 @@ def sharper_table(arms: dict[str, dict[int, dict[str, Any]]]) -> str:
         return ""
     head = f"\nMean over the classes with at least {COUNTED} objects of the size:\n\n"
     return head + "\n".join([f"| arm | seeds | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|", *rows]) + "\n"
+
+
+def latency_table(groups: dict[Group, dict[str, dict[int, dict[str, Any]]]]) -> str:
+    """Return all models of about one latency against TAL on the first of them, over the seeds that both have run."""
+    stored = json.loads((RESULTS / "latency.json").read_text(encoding="utf-8"))["rows"]
+    cost = {row["model"]: row["ratio"] for row in stored if abs(row["ratio"] - 1) <= EQUAL}
+    lines = []
+    for (protocol, split, model), arms in sorted(groups.items()):
+        base = groups.get((protocol, split, FIRST), {}).get(BASE, {})
+        pattern = UNITS[SPLITS[split][0]][1]
+        for arm, runs in sorted(arms.items()):
+            seeds = sorted(set(runs) & set(base))
+            if model not in cost or not seeds or (model == FIRST and arm != DEFAULT):
+                continue
+            means = {
+                name: 100
+                * (_mean({seed: runs[seed] for seed in seeds}, name) - _mean({s: base[s] for s in seeds}, name))
+                for name in FIGURES
+            }
+            rows = differences(runs, base, [], [], pattern)
+            cells = [_difference(rows[-1]["figures"][name]) if rows else f"{means[name]:+.1f}" for name in FIGURES]
+            what = f"{protocol}, {split} | {model} | {arm} | {cost[model]:.2f} | {', '.join(map(str, seeds))}"
+            lines.append(f"| {what} | " + " | ".join(cells) + " |")
+    head = f"| protocol, split | model | arm | time / {FIRST} | seeds | " + " | ".join(FIGURES) + " |"
+    return "\n".join([head, "|---" * (len(FIGURES) + 5) + "|", *lines])
 
 
 def one_to_one_table(arms: dict[str, dict[int, dict[str, Any]]]) -> str:
@@ -218,7 +244,8 @@ def main() -> None:
     before = json.loads(stored.read_text(encoding="utf-8"))["intervals"] if stored.is_file() else {}
     document = ROOT / "docs" / "results.md"
     parts, intervals, everything = [], {}, []
-    for group, arms in sorted(read_runs().items()):
+    groups = read_runs()
+    for group, arms in sorted(groups.items()):
         key = "-".join(group)
         found = {}
         units, pattern = UNITS[SPLITS[group[1]][0]]
@@ -245,6 +272,7 @@ def main() -> None:
     write("accuracy", {**environment(0), "intervals": intervals})
     fill(document, "arms", arms_table(everything))
     fill(document, "runs", "\n".join(parts))
+    fill(document, "latency", latency_table(groups))
     print(f"Wrote {document}")
 
 
