@@ -130,11 +130,12 @@ def measure(kind: str, name: str, batch: int, objects: int, seed: int, device: s
         before = _resident()
 
     def timed() -> float:
-        start = time.perf_counter()
+        clock = time.perf_counter if cuda else time.process_time  # of one thread, whatever else the machine does
+        start = clock()
         call()
         if cuda:
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return clock() - start
 
     times = [timed()]
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -169,7 +170,7 @@ def table(result: dict[str, Any]) -> str:
     device = result["machine"]["gpu"] if result["device"] == "cuda" else f"one core of {result['machine']['cpu']}"
     cap = "" if result["device"] == "cuda" else f", at most {MEMORY_CAP // 2**30} GB a process"
     lines = [f"{device}{cap}; ultralytics {result['versions']['ultralytics']}, torch {result['versions']['torch']}"]
-    lines[0] += f", commit {result['commit'][:10]}. Time and peak memory over the inputs."
+    lines[0] += f", commit {result['commit'][:10]}. Processor time of one thread and peak memory over the inputs."
     for kind, title in (("assignment", "Assignment alone"), ("step", "Training step: forward, loss, backward")):
         shapes = sorted({(c["batch"], c["objects"]) for c in result["cells"] if c["kind"] == kind})
         lines += ["", f"**{title}**, {SIZE} px, P2-P5", ""]
