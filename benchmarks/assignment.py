@@ -170,7 +170,8 @@ def table(result: dict[str, Any]) -> str:
     device = result["machine"]["gpu"] if result["device"] == "cuda" else f"one core of {result['machine']['cpu']}"
     cap = "" if result["device"] == "cuda" else f", at most {MEMORY_CAP // 2**30} GB a process"
     lines = [f"{device}{cap}; ultralytics {result['versions']['ultralytics']}, torch {result['versions']['torch']}"]
-    lines[0] += f", commit {result['commit'][:10]}. Processor time of one thread and peak memory over the inputs."
+    clock = "Time" if result["device"] == "cuda" else "Processor time of one thread"
+    lines[0] += f", commit {result['commit'][:10]}. {clock} and peak memory over the inputs."
     for kind, title in (("assignment", "Assignment alone"), ("step", "Training step: forward, loss, backward")):
         shapes = sorted({(c["batch"], c["objects"]) for c in result["cells"] if c["kind"] == kind})
         lines += ["", f"**{title}**, {SIZE} px, P2-P5", ""]
