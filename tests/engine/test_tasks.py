@@ -373,8 +373,8 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("yolov8n-seg", "Segment dataset requires equal numbers of boxes and segments"),
-            ("yolov8n-obb", "OBB dataset requires equal numbers of boxes and segments"),
+            ("yolov8n-seg", "28 of 28 are boxes .*, task 'segment' needs lines of class x1 y1 x2 y2 x3 y3"),
+            ("yolov8n-obb", "28 of 28 are boxes .*, task 'obb' needs lines of class x1 y1 x2 y2 x3 y3 x4 y4; --task"),
             ("yolov8n-pose", "No `kpt_shape` in the .*set.yaml"),
         ],
     )
