@@ -114,9 +114,8 @@ def _data_tile(argv: Sequence[str]) -> None:
     data = find_dataset_yaml(args.pop("data"))
     known = Path(data).resolve() if Path(data).is_file() else data  # else by name, of those that Ultralytics has
     names, splits = list_images(data)
-    if keypoints := find_keypoints(data):
-        fail(f"data {data}: kpt_shape {list(keypoints)}: tile cuts boxes, oriented or not, and no keypoints")
-    report = tile_dataset(splits, names, annotations=list_annotations(data), data=known, **args)
+    stated: dict[str, Any] = {"annotations": list_annotations(data), "keypoints": find_keypoints(data)}
+    report = tile_dataset(splits, names, data=known, **stated, **args)
     print(_summary(report))
     if report["polygons"]:
         print("The labels hold polygons: the tiles have the boxes around them, and train no segmentation")
