@@ -14,6 +14,8 @@ from torch import Tensor
 from ultralytics.utils.loss import BboxLoss
 from ultralytics.utils.tal import bbox2dist
 
+from .loss import branches
+
 
 class RangedBboxLoss(BboxLoss):
     """Ultralytics' box loss with bins at ``low``, ``low + step``, ...
@@ -68,8 +70,7 @@ def use_bins(model: Any, criterion: Any, dfl_range: tuple[float, float] | None) 
         kept = head.dfl.conv.weight.flatten().tolist()
         dfl_range = (kept[0], kept[-1]) if (kept[0], kept[-1]) != (0, head.reg_max - 1) else None
     if dfl_range is not None:
-        branches = [getattr(criterion, name) for name in ("one2many", "one2one") if hasattr(criterion, name)]
-        set_bins(head, branches or [criterion], dfl_range)
+        set_bins(head, list(branches(criterion).values()), dfl_range)
     return dfl_range
 
 
