@@ -28,6 +28,7 @@ def run(argv: Sequence[str]) -> None:
     add("--classes", type=int, nargs="+", help="indices of the classes to keep [all]")
     add("--nms", type=boolean, help="False: the one-to-one branch of YOLO26 and YOLOv10 [None]")
     add("--batch", type=int, help="tiles that the network gets at once [1; on a GPU 8]")
+    add("--task", help="of an exported file that does not say it: detect, segment or pose [the model's]")
     add("--device", help="0, cpu, ... [the first GPU, or the CPU]")
     add("--half", **SWITCH, default=False, help="half precision, on a GPU [False]")
     add("--bands", type=_bands, help="bands of a raster for red, green and blue, from 1: 4,3,2 [1,2,3]")
