@@ -200,7 +200,7 @@ class RFLAValidator(DetectionValidator):
         root = Path(self.data.get("path") or "")
         tiled = (root / TILES).is_file()
         try:
-            write_task1_of(to_wholes(inputs, root, self.args.split) if tiled else inputs, self.save_dir)
+            write_task1_of(to_wholes(inputs, root, self.args.split or "val") if tiled else inputs, self.save_dir)
         except ValueError as error:
             LOGGER.warning(f"Task1_*.txt are left out: {error}")
             return ""
