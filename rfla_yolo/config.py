@@ -97,6 +97,30 @@ class RFLAConfig:
             return 1.0
         return RF_SCALES[self.rf] if self.rf_scale is None else self.rf_scale
 
+    def without_effect(self, given: Collection[str], one_to_one: bool) -> list[str]:
+        """Say in words which of the settings that were asked for change nothing, and why.
+
+        Args:
+            given: Names of those that were given; what differs from its default counts as asked for too.
+            one_to_one: Whether the model's head has a one-to-one branch.
+
+        Example:
+            >>> RFLAConfig(one2one="rfla").without_effect([], one_to_one=False)
+            ['without effect: one2one, because the head of this model has no one-to-one branch']
+        """
+        default = RFLAConfig()
+        asked = [name for name in SETTINGS if name in given or getattr(self, name) != getattr(default, name)]
+        found: dict[str, tuple[str, ...]] = {}
+        if self.assigner != "rfla":
+            found[f"assigner={self.assigner} takes no setting of RFLA"] = RFLA_ALONE
+        else:
+            if not one_to_one:
+                found["the head of this model has no one-to-one branch"] = ("one2one",)
+            if not isinstance(self.rf, str):
+                found["rf gives the sizes in px"] = ("rf_scale",)
+        idle = {why: [name for name in asked if name in names] for why, names in found.items()}
+        return [f"without effect: {', '.join(names)}, because {why}" for why, names in idle.items() if names]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain lists, numbers and strings: safe in a checkpoint and in YAML."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
@@ -145,6 +169,7 @@ class RFLAConfig:
 
 
 SETTINGS = tuple(f.name for f in fields(RFLAConfig))
+RFLA_ALONE = tuple(name for name in SETTINGS if name not in {"assigner", "dfl_range", "skip_bad_labels", "fitness"})
 
 
 def check_names(what: str, names: Collection[str], known: Collection[str]) -> None:

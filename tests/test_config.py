@@ -47,6 +47,26 @@ def test_flags_win_over_file_and_file_over_defaults(tmp_path):
     assert overrides == {"epochs": 3}
 
 
+@pytest.mark.parametrize(
+    ("settings", "given", "one_to_one", "idle"),
+    [
+        ({}, [], False, []),
+        ({"one2one": "tal"}, ["one2one"], False, ["one2one, because the head of this model has no one-to-one branch"]),
+        ({"one2one": "rfla"}, [], False, ["one2one, because the head of this model has no one-to-one branch"]),
+        ({"one2one": "tal"}, ["one2one"], True, []),
+        ({"rf": (8, 16, 32), "rf_scale": 2}, [], True, ["rf_scale, because rf gives the sizes in px"]),
+        (
+            {"assigner": "tal", "decay": 0.8, "fitness": "APt", "dfl_range": (-1, 6.5)},
+            ["assigner", "one2one"],
+            True,
+            ["decay, one2one, because assigner=tal takes no setting of RFLA"],
+        ),
+    ],
+)
+def test_settings_without_effect(settings, given, one_to_one, idle):
+    assert RFLAConfig(**settings).without_effect(given, one_to_one) == [f"without effect: {words}" for words in idle]
+
+
 def test_files_and_checkpoints_of_0_1_are_read(tmp_path):
     """They name two settings that had one choice; any other value of them was never valid."""
     old = {**RFLAConfig(decay=0.8).to_dict(), "candidates": "window", "select": "topk"}

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from .parser import DEFAULT_MODEL, DEFAULT_MODELS, boolean, make_parser, need_data
+from .parser import SWITCH, make_parser, need_data, take_model
 
 
 def run(argv: Sequence[str]) -> None:
     """Show what RFLA and TAL do to the objects of a dataset, before training."""
     parser = make_parser("analyze", run.__doc__, several=["assigner"])
     group = parser.add_argument_group("Analysis; --assigner takes one or several, --weights lets TAL use predictions")
-    switch: dict[str, Any] = {"type": boolean, "nargs": "?", "const": True}
     group.add_argument("--images", type=int, default=500, help="training images to look at [500]")
-    group.add_argument("--erf", **switch, default=False, help="also measure the effective receptive fields [False]")
-    group.add_argument("--sweep", **switch, default=True, help="try other settings; --no-sweep does not [True]")
+    group.add_argument("--erf", **SWITCH, default=False, help="also measure the effective receptive fields [False]")
+    group.add_argument("--sweep", **SWITCH, default=True, help="try other settings; --no-sweep does not [True]")
     group.add_argument("--write-cfg", metavar="FILE", help="write the settings to start from, for --rfla-cfg")
     args = parser.parse(argv)
     need_data(args)
-    model = args.pop("model", None) or DEFAULT_MODELS.get(str(args.get("task")), DEFAULT_MODEL)
+    model = take_model(args)
     target = args.pop("write_cfg")
     from .. import analysis
     from ..engine.analysis import run_folder

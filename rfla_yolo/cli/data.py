@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import check_names
-from .parser import Parser, boolean, fail, stretch
+from .parser import SWITCH, Parser, fail, stretch
 
 
 def run(argv: Sequence[str]) -> None:
@@ -68,22 +68,10 @@ def _data_dota(argv: Sequence[str]) -> None:
     parser = _data_parser("dota", _data_dota.__doc__)
     parser.add_argument("--root", required=True, help="folder that holds train and val, each with images and labelTxt")
     parser.add_argument("--version", choices=("1.0", "1.5", "2.0"), default="1.0", help="15, 16 or 18 classes [1.0]")
-    parser.add_argument(
-        "--difficult",
-        type=boolean,
-        nargs="?",
-        const=True,
-        default=True,
-        help="train on difficult objects; --no-difficult does not [True]",
-    )
-    parser.add_argument(
-        "--oriented",
-        type=boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        help="oriented boxes, for --task obb, in place of their horizontal hull [False]",
-    )
+    text = "train on difficult objects; --no-difficult does not [True]"
+    parser.add_argument("--difficult", **SWITCH, default=True, help=text)
+    text = "oriented boxes, for --task obb, in place of their horizontal hull [False]"
+    parser.add_argument("--oriented", **SWITCH, default=False, help=text)
     _convert("convert_dota", parser, argv)
 
 
@@ -114,9 +102,8 @@ def _data_tile(argv: Sequence[str]) -> None:
     data = find_dataset_yaml(args.pop("data"))
     known = Path(data).resolve() if Path(data).is_file() else data  # else by name, of those that Ultralytics has
     names, splits = list_images(data)
-    if keypoints := find_keypoints(data):
-        fail(f"data {data}: kpt_shape {list(keypoints)}: tile cuts boxes, oriented or not, and no keypoints")
-    report = tile_dataset(splits, names, annotations=list_annotations(data), data=known, **args)
+    stated: dict[str, Any] = {"annotations": list_annotations(data), "keypoints": find_keypoints(data)}
+    report = tile_dataset(splits, names, data=known, **stated, **args)
     print(_summary(report))
     if report["polygons"]:
         print("The labels hold polygons: the tiles have the boxes around them, and train no segmentation")

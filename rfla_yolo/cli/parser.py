@@ -213,10 +213,13 @@ def _comments(path: Path) -> list[tuple[str, tuple[str, str]]]:
 
 
 def boolean(text: str) -> bool:
-    """Read True or False; the type of a flag that may also stand alone: ``nargs="?", const=True``."""
+    """Read True or False."""
     if text.lower() not in {"true", "false"}:
         raise argparse.ArgumentTypeError(f"expected True or False, not {text!r}")
     return text.lower() == "true"
+
+
+SWITCH: dict[str, Any] = {"type": boolean, "nargs": "?", "const": True}  # of a flag that may also stand alone
 
 
 def stretch(text: str) -> list[str]:
@@ -231,6 +234,11 @@ def add_areas(parser: argparse.ArgumentParser) -> None:
         return [float(border) for border in text.split(",")] if text[:1].isdigit() else text
 
     parser.add_argument("--areas", type=areas, default="aitod", help="aitod, coco, or borders in px: 0,8,16,32 [aitod]")
+
+
+def take_model(args: dict[str, Any]) -> Any:
+    """Take the model out of the arguments; without one, the default of the task."""
+    return args.pop("model", None) or DEFAULT_MODELS.get(str(args.get("task")), DEFAULT_MODEL)
 
 
 def take_weights(args: dict[str, Any]) -> Any:

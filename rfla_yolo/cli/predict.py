@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
-from .parser import Parser, boolean, fail, stretch
+from .parser import SWITCH, Parser, boolean, fail, stretch
 
 
 def run(argv: Sequence[str]) -> None:
     """Detect the objects of scenes of any size: map layers, COCO JSON, a page."""
     parser = Parser("predict", f"{run.__doc__} docs/predict.md explains the flags.")
-    switch: dict[str, Any] = {"type": boolean, "nargs": "?", "const": True}
     add = parser.add_argument
     add("--weights", required=True, help="a checkpoint (.pt) or an exported model")
     add("--source", required=True, help="a GeoTIFF or picture, a folder, a list of files (.txt), or a quoted pattern")
@@ -30,16 +28,17 @@ def run(argv: Sequence[str]) -> None:
     add("--classes", type=int, nargs="+", help="indices of the classes to keep [all]")
     add("--nms", type=boolean, help="False: the one-to-one branch of YOLO26 and YOLOv10 [None]")
     add("--batch", type=int, help="tiles that the network gets at once [1; on a GPU 8]")
+    add("--task", help="of an exported file that does not say it: detect, segment or pose [the model's]")
     add("--device", help="0, cpu, ... [the first GPU, or the CPU]")
-    add("--half", **switch, default=False, help="half precision, on a GPU [False]")
+    add("--half", **SWITCH, default=False, help="half precision, on a GPU [False]")
     add("--bands", type=_bands, help="bands of a raster for red, green and blue, from 1: 4,3,2 [1,2,3]")
     add("--stretch", type=stretch, help="values that become 0 and 255: 0,3000, or percentiles: 2%%,98%%")
     add("--aoi", help="GeoJSON of polygons: what lies outside is left out")
-    add("--skip-bad-tiles", **switch, default=False, help="go on where a tile cannot be read [False]")
-    add("--save", **switch, default=False, help="also draw on pictures of up to 16 megapixels [False]")
-    add("--save-txt", **switch, default=False, help="also write YOLO labels [False]")
-    add("--save-conf", **switch, default=False, help="write scores into the YOLO labels [False]")
-    add("--overwrite", **switch, default=False, help="begin anew where --out holds another run [False]")
+    add("--skip-bad-tiles", **SWITCH, default=False, help="go on where a tile cannot be read [False]")
+    add("--save", **SWITCH, default=False, help="also draw on pictures of up to 16 megapixels [False]")
+    add("--save-txt", **SWITCH, default=False, help="also write YOLO labels [False]")
+    add("--save-conf", **SWITCH, default=False, help="write scores into the YOLO labels [False]")
+    add("--overwrite", **SWITCH, default=False, help="begin anew where --out holds another run [False]")
     args = parser.parse(argv)
     from ..engine.predict import predict_files
 

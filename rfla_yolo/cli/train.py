@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .parser import DEFAULT_MODEL, DEFAULT_MODELS, fail, make_parser, need_data
+from .parser import fail, make_parser, need_data, take_model
 
 DEMO = {"data": "demo.yaml", "model": "yolov8n-p2.yaml", "imgsz": 192, "epochs": 8, "batch": 8, "name": "demo"}
 DEMO |= {"optimizer": "AdamW", "lr0": 0.003, "warmup_epochs": 1.0, "nbs": 8, "close_mosaic": 2, "workers": 2}
@@ -28,8 +28,7 @@ def run(argv: Sequence[str]) -> None:
 
     if resume:
         args = resumed(args)
-    task = args.pop("task", None)
-    model = RFLAYOLO(args.pop("model", None) or DEFAULT_MODELS.get(task, DEFAULT_MODEL), task)
+    model = RFLAYOLO(take_model(args), args.pop("task", None))
     model.train(**args)
     if not is_first_process():
         return

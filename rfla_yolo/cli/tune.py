@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .parser import DEFAULT_MODEL, DEFAULT_MODELS, PAIRS, fail, make_parser, need_data
+from .parser import PAIRS, fail, make_parser, need_data, take_model
 
 
 def run(argv: Sequence[str]) -> None:
@@ -20,7 +20,7 @@ def run(argv: Sequence[str]) -> None:
     space = read_words(args.pop("space"))
     if "data" not in space:
         need_data(args)
-    model = args.pop("model", None) or DEFAULT_MODELS.get(str(args.get("task")), DEFAULT_MODEL)
+    model = take_model(args)
     from ..engine.tune import tune
     from ..evaluation import TABLE, percent
 

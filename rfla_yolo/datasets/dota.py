@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.inputs import load_inputs
+from ..evaluation.inputs import Inputs, load_inputs
 from ..rotated import corners
 from .writer import write_text
 
@@ -36,7 +36,11 @@ def write_task1(
         ValueError: If something cannot be evaluated, boxes have no ``rbox``, or a line cannot name its image: two of
             one stem, or one with a blank.
     """
-    inputs = load_inputs(annotations, predictions)
+    return write_task1_of(load_inputs(annotations, predictions), folder)
+
+
+def write_task1_of(inputs: Inputs, folder: str | Path) -> list[Path]:
+    """Do what `write_task1` does with images and detections that are loaded."""
     found = inputs.detections
     if len(found) and found.bbox.shape[1] == 4:
         raise ValueError("predictions: DOTA's task 1 needs oriented boxes (rbox), found bbox")

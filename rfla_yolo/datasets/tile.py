@@ -16,7 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..evaluation.inputs import load_inputs
+from ..evaluation.boxes import Detections as Found
+from ..evaluation.boxes import Objects
+from ..evaluation.inputs import Inputs, load_inputs
 from ..rotated import hulls
 from ..scenes import Detections, Window, merge
 from ..scenes.source import open_dataset_image
@@ -55,6 +57,7 @@ def tile_dataset(
     out: str | Path,
     *,
     annotations: Mapping[str, str | Path] | None = None,
+    keypoints: tuple[int, int] | None = None,
     data: str | Path = "",
     size: int = 800,
     overlap: int = 200,
@@ -80,6 +83,8 @@ def tile_dataset(
         out: Folder to write to.
         annotations: COCO ground truth by split. Its objects with ``iscrowd`` or ``ignore``, which have no labels, are
             cut too, whatever is left of them, and become crowd in the ground truth of tiles and whole images.
+        keypoints: How many keypoints an object has, and the numbers of each, as ``kpt_shape`` of the dataset's YAML
+            says it: these labels are refused, and could else be taken for polygons.
         data: What the dataset is called, its YAML: tiles of another one are not mixed in.
         size: Side of a tile, px.
         overlap: Overlap of neighbouring tiles, px.
@@ -95,7 +100,7 @@ def tile_dataset(
     Raises:
         FileNotFoundError: If an image or a file of annotations is missing.
         ValueError: If a setting is out of its range, an image cannot be read or is not in its annotations, a label is
-            bad, or ``out`` holds something else.
+            bad or has keypoints, or ``out`` holds something else.
         ImportError: If SAHI is not installed.
     """
     if type(size) is not int or size < 1:
@@ -104,6 +109,8 @@ def tile_dataset(
         raise ValueError(f"overlap must be in px, from 0 to below size ({size}), not {overlap!r}")
     if not 0 <= visible <= 1 or not empty >= 0:
         raise ValueError(f"visible must be in 0 to 1 and empty at least 0, not {visible!r} and {empty!r}")
+    if keypoints:
+        raise ValueError(f"kpt_shape {list(keypoints)}: tile cuts boxes, oriented or not, and no keypoints")
     settings: dict[str, Any] = {"size": size, "overlap": overlap, "visible": visible, "empty": empty, "seed": seed}
     if stretch:
         settings["stretch"] = [str(value) for value in stretch]
@@ -157,15 +164,42 @@ def merge_tiles(predictions: str | Path | list[dict[str, Any]], tiles: str | Pat
     for file in (root / TILES, root / "annotations" / f"{split}.json"):
         if not file.is_file():
             raise FileNotFoundError(f"tiles: no such file: {file}")
-    places = json.loads((root / TILES).read_text(encoding="utf-8"))[split]
     try:
         inputs = load_inputs(root / "annotations" / f"{split}.json", predictions)
     except ValueError as error:
         raise ValueError(f"tiles {root}, {split}: {error}") from None
-    found, oriented = inputs.detections, inputs.detections.bbox.shape[1] == 5
-    box = "rbox" if oriented else "bbox"
-    of_image = [places[image["file_name"]] for image in inputs.images]
-    upright = hulls(found.bbox) if oriented else found.bbox
+    whole = to_wholes(inputs, root, split)
+    found = whole.detections
+    box = "rbox" if found.bbox.shape[1] == 5 else "bbox"
+    columns = (found.image.tolist(), found.label.tolist(), found.bbox.tolist(), found.score.tolist())
+    return [
+        {"image_id": whole.images[i]["id"], "category_id": inputs.categories[label]["id"], box: sides, "score": score}
+        for i, label, sides, score in zip(*columns)
+    ]
+
+
+def to_wholes(inputs: Inputs, tiles: str | Path, split: str) -> Inputs:
+    """Do what `merge_tiles` does with images and detections that are loaded.
+
+    Args:
+        inputs: Images, known by file name, and detections of the tiles.
+        tiles: Folder of the tiled set.
+        split: Their split.
+
+    Returns:
+        The whole images of these tiles, their detections ordered by image, and no objects.
+
+    Raises:
+        ValueError: If an image is no tile of the split.
+    """
+    root = Path(tiles)
+    places = json.loads((root / TILES).read_text(encoding="utf-8")).get(split, {})
+    tiles_named = [image.get("file_name") for image in inputs.images]
+    if unknown := [name for name in tiles_named if name not in places]:
+        raise ValueError(f"tiles {root}: {unknown[0]} is no tile of the split {split!r}")
+    of_image = [places[name] for name in tiles_named]
+    found = inputs.detections
+    upright = hulls(found.bbox) if found.bbox.shape[1] == 5 else found.bbox
     # `merge` takes the order of the scores alone: the rank in their place tells which rows it keeps
     order = np.lexsort((*found.bbox.T, found.label, found.image, found.score))
     rank = np.argsort(order)
@@ -179,17 +213,15 @@ def merge_tiles(predictions: str | Path | list[dict[str, Any]], tiles: str | Pat
         boxes = np.concatenate([corners, corners + upright[rows, 2:]], axis=1)
         part = Detections.of(boxes, rank[rows], found.label[rows]).shift(left, top)
         tiles_of[place["image_id"]].append((Window(left, top, right - left, bottom - top), part))
-    merged = []
-    for whole, parts in sorted(tiles_of.items()):
-        kept = order[merge(*zip(*parts)).score.astype(np.int64)]
-        moved = found.bbox[kept]
-        moved[:, :2] += np.array([of_image[i]["corner"][:2] for i in found.image[kept]]).reshape(-1, 2)
-        columns = (found.label[kept].tolist(), moved.tolist(), found.score[kept].tolist())
-        merged += [
-            {"image_id": whole, "category_id": inputs.categories[label]["id"], box: sides, "score": score}
-            for label, sides, score in zip(*columns)
-        ]
-    return merged
+    names = {place["image_id"]: place["file_name"] for place in of_image}
+    kept = [order[merge(*zip(*tiles_of[image])).score.astype(np.int64)] for image in sorted(names)]
+    rows = np.concatenate([np.zeros(0, np.int64), *kept])
+    bbox = found.bbox[rows]
+    bbox[:, :2] += np.array([of_image[i]["corner"][:2] for i in found.image[rows]]).reshape(-1, 2)
+    image = np.repeat(np.arange(len(kept), dtype=np.int32), [len(part) for part in kept])
+    none = Objects(image[:0], image[:0], bbox[:0], bbox[:0, 0], image[:0] > 0)
+    merged = Found(image, found.label[rows], bbox, found.score[rows])
+    return Inputs([{"id": i, "file_name": names[i]} for i in sorted(names)], inputs.categories, none, merged)
 
 
 def _read(

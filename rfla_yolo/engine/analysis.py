@@ -24,9 +24,9 @@ from ultralytics.utils.ops import xywh2xyxy
 from ultralytics.utils.tal import RotatedTaskAlignedAssigner, TaskAlignedAssigner, make_anchors
 
 from .data import build_checked, check_dataset
+from .loss import BRANCHES
 
 DEFAULT_IMGSZ = DEFAULT_CFG.imgsz
-BRANCHES = ("one2many", "one2one")  # of a head; the first alone where it has no one-to-one branch
 WORKERS = 2  # processes that load images; a fixed number, because mosaic draws on what its process has loaded
 
 

@@ -15,6 +15,7 @@ from ultralytics.utils.loss import BboxLoss
 from ultralytics.utils.tal import bbox2dist
 
 from .distributed import sum_over_ranks
+from .loss import branches, one_to_many
 
 CUT = 0.01  # share of the sides beyond the bins from which on it is said
 
@@ -101,8 +102,7 @@ def use_bins(model: Any, criterion: Any, dfl_range: tuple[float, float] | None) 
     chosen = choose_bins(model, dfl_range) or dfl_range
     if chosen is None or (dfl_range is None and chosen == (0, head.reg_max - 1)):
         return None
-    branches = [getattr(criterion, name) for name in ("one2many", "one2one") if hasattr(criterion, name)]
-    set_bins(head, branches or [criterion], chosen)
+    set_bins(head, list(branches(criterion).values()), chosen)
     return chosen
 
 
@@ -111,7 +111,7 @@ def describe_cut(criterion: Any) -> str | None:
 
     The sides are those since the last call. Every process of a training must call it.
     """
-    loss = getattr(criterion, "one2many", criterion).bbox_loss
+    loss = one_to_many(criterion).bbox_loss
     if not isinstance(loss, RangedBboxLoss):
         return None
     below, above, total = sum_over_ranks(loss.sides).tolist()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -113,6 +115,7 @@ def build_checked(
     """Let Ultralytics build a dataset; fail where it cannot use images or their labels as they are, and say why.
 
     These are images that it has dropped, and those of more than 8 bits a value, which it would cut to the upper 8.
+    Labels of another kind than the task's, of which it makes its own, are warned of.
 
     Args:
         build: Builds the dataset.
@@ -126,7 +129,7 @@ def build_checked(
 
     Raises:
         ValueError: If images were dropped, lists files, lines and values; where none is left in any case. If images
-            hold more than 8 bits a value, lists them.
+            hold more than 8 bits a value, lists them. If labels are boxes where the task needs more.
     """
     form = 1 if args.single_cls else len(data["names"]), tuple(data["kpt_shape"]) if args.task == "pose" else None
     check_classes(args.classes, data["names"])
@@ -137,6 +140,10 @@ def build_checked(
             raise
         dropped = [image for image in _find_images(images) if f"{image}: " in str(error)]
         raise ValueError(f"{_explain(dropped, *form)}\nNo other image is left in {images}") from None
+    except ValueError as error:
+        raise ValueError(_explain_boxes(str(error), args.task, images)) from None
+    if note := _describe_labels(dataset.labels, args.task, data.get("kpt_shape")):
+        LOGGER.warning(f"labels of {images}: {note}")
     problems = []
     if len(dataset.im_files) != len(dataset.label_files):
         state = random.getstate()  # listing the files samples some to time them: the augmentation must not notice
@@ -156,6 +163,36 @@ def build_checked(
     if problems and not any(len(label["cls"]) for label in dataset.labels):
         raise ValueError(f"{problems[0][0]}\nNo object is left in {images}")
     return dataset
+
+
+def _explain_boxes(message: str, task: str, images: str | list[str]) -> str:
+    """Say what Ultralytics means where it counts fewer polygons than boxes; any other message as it is."""
+    counts = re.search(r"len\(segments\) = (\d+), len\(boxes\) = (\d+)", message)
+    if not counts:
+        return message
+    segments, boxes = map(int, counts.groups())
+    form = "class x1 y1 x2 y2 x3 y3 x4 y4" if task == "obb" else "class x1 y1 x2 y2 x3 y3 ..."
+    return (
+        f"labels of {images}: {boxes - segments} of {boxes} are boxes (class x y width height), "
+        f"task {task!r} needs lines of {form}; --task detect trains on boxes"
+    )
+
+
+def _describe_labels(labels: Sequence[Mapping[str, Any]], task: str, keypoints: Sequence[int] | None) -> str:
+    """Say in words that labels are of another kind than the task's, and what Ultralytics makes of them."""
+    corners = Counter(len(points) for label in labels for points in label["segments"])
+    others = corners.total() - corners[4]
+    if task == "obb" and others:
+        return (
+            f"{others} of {corners.total()} are polygons of other than four corners; "
+            "task 'obb' takes of each the rectangle of the smallest area around it"
+        )
+    if task == "detect" and corners:
+        kind, other = ("polygons", "segment") if others else ("oriented boxes, lines of four corners", "obb")
+        return f"they are {kind}; task 'detect' takes the axis-aligned boxes around them, --task {other} what they are"
+    if task == "detect" and keypoints:
+        return f"kpt_shape {list(keypoints)} names keypoints; task 'detect' takes the boxes alone"
+    return ""
 
 
 def measure_objects(labels: Sequence[Mapping[str, Any]], imgsz: int) -> dict[str, float]:

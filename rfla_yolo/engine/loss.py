@@ -25,6 +25,8 @@ from .effective_field import effective_receptive_fields
 from .precision import Float32Loss, mixed
 from .receptive_field import detection_model, receptive_fields
 
+BRANCHES = ("one2many", "one2one")  # of a head; the first alone where it has no one-to-one branch
+
 
 def rf_sizes(model: nn.Module, config: RFLAConfig) -> list[float]:
     """Return the receptive field of every detection level that the settings ask for.
@@ -303,9 +305,14 @@ def check_head(model: Any) -> None:
         raise ValueError(f"model: RFLA trains heads of type {known}, not {head.__name__}")
 
 
+def branches(criterion: Any) -> dict[str, v8DetectionLoss]:
+    """Return the losses of a head's branches, by name; a head of one branch has the loss itself."""
+    return {name: getattr(criterion, name) for name in BRANCHES if hasattr(criterion, name)} or {BRANCHES[0]: criterion}
+
+
 def one_to_many(criterion: Any) -> v8DetectionLoss:
-    """Return the loss of the one-to-many branch, of a head without another the loss itself."""
-    return getattr(criterion, "one2many", criterion)
+    """Return the loss of the one-to-many branch."""
+    return branches(criterion)[BRANCHES[0]]
 
 
 def branch_in_use(nms: bool | None) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..assign.resolve import box_area
 from ..datasets.writer import SIZES
 from .distributed import sum_over_ranks
+from .loss import BRANCHES, branches
 
 
 def count_positives(gt_bboxes: Tensor, mask_gt: Tensor, fg_mask: Tensor, target_gt_idx: Tensor) -> Tensor:
@@ -47,11 +48,10 @@ class PositiveCounter:
 
     def __init__(self, criterion: Any) -> None:
         self.totals: dict[str, Tensor] = {}
-        branches = {"": getattr(criterion, "one2many", criterion), "_one2one": getattr(criterion, "one2one", None)}
-        for branch, loss in branches.items():
-            if loss is not None:
-                self.totals[branch] = torch.zeros(len(SIZES), 3, device=loss.device)
-                loss.assigner.register_forward_hook(partial(self._add, branch))
+        for name, loss in branches(criterion).items():
+            branch = "" if name == BRANCHES[0] else f"_{name}"
+            self.totals[branch] = torch.zeros(len(SIZES), 3, device=loss.device)
+            loss.assigner.register_forward_hook(partial(self._add, branch))
 
     def _add(self, branch: str, assigner: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         gt_bboxes, mask_gt = args[4], args[5]

@@ -39,18 +39,20 @@ OVERLAP = 64  # px, where the checkpoint does not say how large objects are
 MERGED_FROM = 0.5  # of the least score: what tiles give from there on is merged, see benchmarks/seams.py
 FLOOR = 0.01  # below it there are too many boxes to be worth it
 ANNOTATED = 4096**2  # px of the largest picture that is drawn on
-DETECTION = ("device", "half", "conf", "iou", "max_det", "nms", "classes")
+UPRIGHT = {"detect": "", "segment": "masks", "pose": "keypoints"}  # tasks of axis-aligned boxes, and what is left out
+DETECTION = ("task", "device", "half", "conf", "iou", "max_det", "nms", "classes")
 TILING = ("tile", "overlap", "batch", "bands", "stretch", "aoi", "skip_bad_tiles")
 
 
 class TileDetector:
-    """A detector of tiles: RGB arrays (H, W, 3) to boxes in px of the tile.
+    """A detector of tiles: RGB arrays (H, W, 3) to boxes in px of the tile. Masks and keypoints are left out.
 
     Its detections begin at ``least``, below the scores that are wanted: scores change from tile to tile, so that
     ``conf`` is applied after merging.
 
     Args:
         model: A checkpoint (.pt), an exported file, or a YOLO.
+        task: The task of an exported file that does not say it; checked against all others.
         device: As Ultralytics takes it; by default the first GPU, or the CPU.
         half: Compute in half precision where the device can.
         conf: Least score of a scene's detections; "best": of each class the score of the lowest LRP, from the
@@ -62,7 +64,7 @@ class TileDetector:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the model is no detector of RGB pictures, or an argument is out of its range.
+        ValueError: If the model finds no axis-aligned boxes in RGB pictures, or an argument is out of its range.
 
     Attributes:
         names: Class names by index.
@@ -77,6 +79,7 @@ class TileDetector:
         self,
         model: str | Path | YOLO,
         *,
+        task: str | None = None,
         device: Any = None,
         half: bool = False,
         conf: float | str | Path = 0.25,
@@ -95,7 +98,7 @@ class TileDetector:
             classes = [classes]
         if classes is not None and not len(classes):
             raise ValueError("classes holds none: leave it out for all")
-        network = _load(model)
+        network, called, found = _load(model)
         self._one_to_one = nms is False
         self._backend: Any = AutoBackend(
             network, select_device(device, verbose=False), fp16=half, verbose=False, end2end=self._one_to_one
@@ -103,9 +106,12 @@ class TileDetector:
         self._backend.eval()
         if self._backend.fp16:
             decode_in_float32(self._backend)
-        _check_task(model, self._backend.task or "detect")
+        found = found or self._backend.task or task or "detect"
+        _check_task(called, found, task)
+        if left_out := UPRIGHT[found]:
+            LOGGER.warning(f"model: {called} is for {found!r}: its boxes and scores are kept, {left_out} are left out")
         if self._backend.channels != 3:
-            raise ValueError(f"model: {model} takes {self._backend.channels} channels; scenes are read as 3")
+            raise ValueError(f"model: {called} takes {self._backend.channels} channels; scenes are read as 3")
         if half and not self._backend.fp16:
             LOGGER.warning(f"half: {self._backend.device} computes this model in full precision")
         self.names: dict[int, str] = self._backend.names
@@ -126,7 +132,7 @@ class TileDetector:
             if isinstance(embedded, dict) and embedded.get("nms"):
                 known = [f"{name} {embedded[name]}" for name in ("conf", "iou") if embedded.get(name) is not None]
                 LOGGER.warning(
-                    f"model: {model} holds its own suppression, of {', '.join(known) or 'values not named'}: "
+                    f"model: {called} holds its own suppression, of {', '.join(known) or 'values not named'}: "
                     "conf can only be raised, and iou changes nothing; export it without --nms"
                 )
         self.imgsz = max(sides) if isinstance(sides, (list, tuple)) else int(sides)
@@ -157,7 +163,7 @@ class TileDetector:
         images = images.to(number, memory_format=torch.contiguous_format).div_(255)
         with torch.inference_mode():
             outputs = suppression.non_max_suppression(
-                self._backend(images),
+                self._scored(self._backend(images)),
                 max(float(self.least.min()) - 1e-6, 0.0),  # it takes what is above, we what is not below
                 self._iou,
                 self._classes,
@@ -168,6 +174,13 @@ class TileDetector:
                 end2end=self._backend.end2end,
             )
         return [self._keep(found.float().cpu().numpy()) for found in outputs]
+
+    def _scored(self, outputs: Any) -> torch.Tensor:
+        """Return the boxes with their scores, of what the network gives beside masks or keypoints."""
+        while isinstance(outputs, (list, tuple)):
+            outputs = outputs[0]
+        selected = self._backend.end2end or outputs.shape[-1] == 6  # rows of xyxy, score, class and what the task adds
+        return outputs[..., :6] if selected else outputs[:, : 4 + len(self.names)]
 
     def _stack(self, tiles: list[np.ndarray]) -> np.ndarray:
         """Return tiles as one array, padded to the right and below where the network needs more, (B, H, W, 3)."""
@@ -375,25 +388,27 @@ def _prepare(model: str | Path | YOLO, options: Mapping[str, Any]) -> tuple[Tile
     return detector, Tiling(tile, overlap, conf=detector.conf.tolist(), max_det=detector.max_det, **reading)
 
 
-def _load(model: str | Path | YOLO) -> nn.Module | str:
-    """Return the network of a model, or the path of an exported file."""
+def _load(model: str | Path | YOLO) -> tuple[nn.Module | str, str, str | None]:
+    """Return the network of a model, or the path of an exported file; its name; and its task where it is a network."""
     if isinstance(model, YOLO) or Path(model).suffix in (".pt", ".yaml", ".yml"):
         yolo: Any = model if isinstance(model, YOLO) else RFLAYOLO(model)
-        _check_task(model, yolo.task)
         if not isinstance(yolo.model, nn.Module):
-            return str(yolo.model)
-        return deepcopy(yolo.model) if isinstance(model, YOLO) else yolo.model
+            return str(yolo.model), str(yolo.model), None
+        network = deepcopy(yolo.model) if isinstance(model, YOLO) else yolo.model
+        return network, str(yolo.ckpt_path or yolo.model_name), yolo.task
     if not Path(model).exists():
         raise FileNotFoundError(f"model: no such file: {model}")
-    return str(model)
+    return str(model), str(model), None
 
 
-def _check_task(model: Any, task: str) -> None:
-    if task != "detect":
+def _check_task(model: Any, found: str, task: str | None) -> None:
+    if found not in UPRIGHT:
         raise ValueError(
-            f"model: {model} is for {task!r}; scenes are predicted by detectors (task 'detect'). "
-            "Of other tasks use RFLAYOLO(weights).predict(...) or 'yolo predict', on pictures"
+            f"model: {model} is for {found!r}; scenes are merged by axis-aligned boxes, of the tasks "
+            f"{', '.join(UPRIGHT)}. Of others use RFLAYOLO(weights).predict(...) or 'yolo predict', on pictures"
         )
+    if task not in {None, found}:
+        raise ValueError(f"task must be {found!r} for model {model}, not {task!r}")
 
 
 def _number(text: str) -> float | None:

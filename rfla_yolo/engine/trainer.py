@@ -130,6 +130,8 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
             LOGGER.info(f"{colorstr('rfla:')} " + ", ".join(f"{k}={v}" for k, v in self.rfla.to_dict().items()))
             for line in comment.splitlines():
                 LOGGER.info(f"{colorstr('rfla:')} {line}")
+            for line in self.rfla.without_effect(self._given, has_one_to_one(model)):
+                LOGGER.info(f"{colorstr('rfla:')} {line}")
             if has_one_to_one(model):
                 LOGGER.info(f"{colorstr('rfla:')} validation and fitness follow the {branch_in_use(self.args.nms)}")
             self.rfla.save(self.save_dir / "rfla.yaml", comment)

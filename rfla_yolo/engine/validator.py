@@ -22,7 +22,8 @@ from ultralytics.utils import LOGGER, nms, ops
 
 from ..config import FITNESS, RFLAConfig
 from ..datasets.boxes import min_area_boxes
-from ..datasets.dota import write_task1
+from ..datasets.dota import write_task1_of
+from ..datasets.tile import TILES, to_wholes
 from ..datasets.truth import match_categories, match_images
 from ..evaluation import TABLE, Evaluation, percent, write_page
 from ..evaluation.boxes import Detections, Objects
@@ -141,12 +142,12 @@ class RFLAValidator(DetectionValidator):
             _write_predictions(self.save_dir / "predictions.json", inputs)
             figures = {**evaluation.to_dict(), "ultralytics": {k: float(v) for k, v in stats.items()}}
             (self.save_dir / "metrics.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
-            task1 = self.oriented and self._write_task1(inputs)
+            task1 = self._write_task1(inputs) if self.oriented else ""
             if self.args.plots:
                 files = {inputs.images[i]["id"]: file for file, places in self._truth.places.items() for i in places}
                 write_page(evaluation, self.save_dir, files)
-            more = ", Task1_*.txt" * task1 + ", index.html" * self.args.plots
-            LOGGER.info(f"Wrote {self.save_dir}: metrics.json, predictions.json{more}")
+            more = [*filter(None, [task1]), *["index.html"] * self.args.plots]
+            LOGGER.info(f"Wrote {self.save_dir}: {', '.join(['metrics.json', 'predictions.json', *more])}")
         if figure := FITNESS[self.rfla.fitness]:
             value = evaluation[figure]
             if value is not None:
@@ -190,15 +191,20 @@ class RFLAValidator(DetectionValidator):
             found = figures.per_class[self._truth.categories[place]["name"]] if place >= 0 else {}
             print_row(self.names[c], *counts, metrics.class_result(i), found)
 
-    def _write_task1(self, inputs: Inputs) -> bool:
-        """Write the detections in DOTA's format, or say why they cannot be: the results are there without it."""
-        names = {"images": inputs.images, "categories": inputs.categories, "annotations": []}
+    def _write_task1(self, inputs: Inputs) -> str:
+        """Write the detections in DOTA's format, those on tiles merged, or say why they cannot be: val is done anyway.
+
+        Returns:
+            What was written, in words; empty where nothing was.
+        """
+        root = Path(self.data.get("path") or "")
+        tiled = (root / TILES).is_file()
         try:
-            write_task1(names, self.save_dir / "predictions.json", self.save_dir)
+            write_task1_of(to_wholes(inputs, root, self.args.split or "val") if tiled else inputs, self.save_dir)
         except ValueError as error:
             LOGGER.warning(f"Task1_*.txt are left out: {error}")
-            return False
-        return True
+            return ""
+        return "Task1_*.txt" + " of the whole images" * tiled
 
     def _warn_of_cuts(self) -> None:
         """Say where ``max_det`` has cut detections off, and how many were no numbers."""
@@ -251,10 +257,8 @@ class RFLAValidator(DetectionValidator):
             self._truth = self._truth_from_file(path, self.dataloader.dataset.im_files, names)
             boxes = self._truth.objects.bbox
             if len(boxes) and (boxes.shape[1] == 5) != self.oriented:
-                raise ValueError(
-                    f"annotations {path}: expected {'oriented boxes (rbox)' if self.oriented else 'boxes (bbox)'} "
-                    f"for task {self.args.task!r}"
-                )
+                needs, holds = ("boxes (bbox)", "oriented boxes (rbox)")[:: -1 if self.oriented else 1]
+                raise ValueError(f"annotations {path}: holds {holds}, task {self.args.task!r} needs {needs}")
 
     def init_metrics(self, model: Any) -> None:
         """Set up Ultralytics' metrics, and read the ground truth unless training has done so."""
@@ -350,7 +354,7 @@ class RFLAOBBValidator(OBBValidator, RFLAValidator):
     """`RFLAValidator` of oriented boxes: Ultralytics' metrics, by ProbIoU, and AP by size, by the rotated IoU.
 
     Outside of training it writes the detections also in DOTA's format, ``Task1_{class}.txt``, unless the names of the
-    images do not allow it.
+    images do not allow it. On a set of tiles they are those of the whole images, merged as `merge_tiles` does.
     """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from functools import partial
 from types import SimpleNamespace
 
@@ -57,6 +58,55 @@ def build(tmp_path, monkeypatch, caplog):
         data,
         SimpleNamespace(single_cls=False, classes=None, task="detect"),
     )
+
+
+BOX, CORNERS, POLYGON = "0 .5 .5 .1 .1", "0 .4 .4 .6 .4 .6 .6 .4 .6", "0 .4 .4 .6 .4 .5 .6"
+
+
+@pytest.mark.parametrize(
+    ("task", "lines", "options", "note"),
+    [
+        ("detect", [BOX, BOX], {}, ""),
+        ("detect", [CORNERS, CORNERS], {}, "they are oriented boxes, lines of four corners; task 'detect' takes the"),
+        ("detect", [CORNERS, POLYGON], {}, "they are polygons; task 'detect' takes the axis-aligned boxes around them"),
+        (
+            "detect",
+            [BOX, BOX],
+            {"kpt_shape": [2, 3]},
+            r"kpt_shape \[2, 3\] names keypoints; task 'detect' takes the boxes",
+        ),
+        ("obb", [CORNERS, CORNERS], {}, ""),
+        ("obb", [CORNERS, POLYGON], {}, "1 of 2 are polygons of other than four corners; task 'obb' takes of each"),
+        ("segment", [CORNERS, POLYGON], {}, ""),
+    ],
+)
+def test_labels_of_another_kind_are_told(tmp_path, monkeypatch, caplog, task, lines, options, note):
+    found = build_set(tmp_path, monkeypatch, task, lines, **options)
+    assert len(found.labels) == 2
+    assert ("labels of" in caplog.text) == bool(note)
+    assert re.search(f"labels of .*images: {note}" if note else "", caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("task", "form"), [("obb", "class x1 y1 x2 y2 x3 y3 x4 y4;"), ("segment", r"class x1 y1 x2 y2 x3 y3 \.\.\.;")]
+)
+def test_boxes_where_the_task_needs_more(tmp_path, monkeypatch, task, form):
+    message = rf"labels of .*images: 1 of 2 are boxes .*, task '{task}' needs lines of {form[:-1]}; --task detect"
+    with pytest.raises(ValueError, match=message):
+        build_set(tmp_path, monkeypatch, task, [CORNERS, BOX])
+
+
+def build_set(root, monkeypatch, task, lines, **options):
+    """Build a checked dataset of an image for each label line."""
+    monkeypatch.setattr(logging.getLogger("ultralytics"), "propagate", True)
+    for kind in ("images", "labels"):
+        (root / kind).mkdir()
+    for i, line in enumerate(lines):
+        cv2.imwrite(str(root / f"images/{i}.png"), np.full((40, 60, 3), 200, np.uint8))
+        (root / f"labels/{i}.txt").write_text(f"{line}\n")
+    data, images = {"names": {0: "ship"}, "channels": 3, **options}, str(root / "images")
+    stock = partial(YOLODataset, img_path=images, data=data, task=task, augment=False)
+    return build_checked(stock, images, data, SimpleNamespace(single_cls=False, classes=None, task=task), False)
 
 
 DEEP = r"1 images of more than 8 bits a value, .*b\.png: holds uint16 values"

@@ -188,11 +188,61 @@ def test_options_out_of_range(options, message, weights):
         predict_scene("nowhere.onnx", tiles()[0])
 
 
+def of_task(name: str) -> RFLAYOLO:
+    """An untrained model whose scores differ from place to place, of both branches."""
+    torch.manual_seed(0)
+    model = RFLAYOLO(f"{name}.yaml")
+    head = model.model.model[-1]
+    for module in model.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    for layer in [*head.cv3, *(getattr(head, "one2one_cv3", None) or [])]:
+        torch.nn.init.normal_(layer[-1].weight, std=0.2)
+        torch.nn.init.zeros_(layer[-1].bias)
+    with torch.no_grad():
+        model.model.train()(torch.from_numpy(np.stack(tiles())).permute(0, 3, 1, 2) / 255)
+    model.model.eval()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "nms", "left_out"),
+    [("yolov8n-seg", None, "masks"), ("yolo26n-seg", False, "masks"), ("yolo26n-pose", None, "keypoints")],
+)
+def test_boxes_of_models_that_segment_or_find_keypoints(name, nms, left_out, warnings):
+    model = of_task(name)
+    detector = TileDetector(model, conf=0.5, nms=nms)
+    assert [words for words in warnings if f"its boxes and scores are kept, {left_out} are left out" in words]
+    for tile in tiles():
+        found = detector([tile])[
+            0
+        ]  # one at a time, as there: in a batch the last digits differ, and with them IoUs of 0.7
+        options = {"imgsz": SIZE, "conf": 0.5, "max_det": 3000, "nms": nms}
+        expected = model.predict(tile[..., ::-1], verbose=False, **options)[0].boxes
+        same(wanted(detector, found), expected.data.numpy())
+
+
+@pytest.mark.parametrize("nms", [None, pytest.param(True, marks=pytest.mark.slow)])
+def test_boxes_of_an_exported_file_that_segments(nms, tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = of_task("yolov8n-seg")
+    torch.save({"model": model.model, "train_args": {"imgsz": SIZE, "task": "segment"}}, tmp_path / "a-seg.pt")
+    options = {"conf": 0.25, "iou": 0.7} if nms else {}
+    file = RFLAYOLO(tmp_path / "a-seg.pt").export(format="onnx", imgsz=SIZE, simplify=False, nms=nms, **options)
+    one, other = TileDetector(model, conf=0.5), TileDetector(file, conf=0.5, task="segment")
+    for tile in tiles():
+        a, b = one([tile])[0], other([tile])[0]
+        same(a, np.concatenate([b.bbox.clip(0, SIZE), b.score[:, None], b.label[:, None]], 1))
+    with pytest.raises(ValueError, match=r"task must be 'segment' for model .*a-seg\.onnx, not 'detect'"):
+        TileDetector(file, task="detect")
+
+
 def test_other_tasks_are_refused():
-    with pytest.raises(
-        ValueError, match=r"is for 'obb'; scenes are predicted by detectors.*RFLAYOLO\(weights\).predict"
-    ):
+    message = r"is for 'obb'; scenes are merged by axis-aligned boxes, of .*detect, segment, pose.*\.predict\("
+    with pytest.raises(ValueError, match=message):
         TileDetector(YOLO("yolov8n-obb.yaml"))
+    with pytest.raises(ValueError, match=r"task must be 'detect' for model yolov8n\.yaml, not 'pose'"):
+        TileDetector(YOLO("yolov8n.yaml"), task="pose")
 
 
 def test_tile_and_overlap_follow_the_checkpoint(weights, warnings):

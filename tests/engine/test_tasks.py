@@ -7,7 +7,9 @@ import json
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,11 +21,13 @@ from ultralytics.utils.loss import E2ELoss
 from rfla_yolo import RFLAYOLO, RFLAConfig, RFLATrainer, evaluate, rfla_assign
 from rfla_yolo.assign import rfla_match
 from rfla_yolo.assign.targets import TAL_EPS
+from rfla_yolo.datasets import merge_tiles, tile_dataset, write_task1
 from rfla_yolo.engine import RFLAOBBTrainer, RFLAPoseTrainer, RFLASegmentationTrainer, compare_export, export_model
 from rfla_yolo.engine.loss import LOSSES, RFLALoss, RFLAMatcher, build_criterion, one_to_many
 from rfla_yolo.engine.positives import PositiveCounter
 from rfla_yolo.engine.trainer import TRAINERS
 from rfla_yolo.engine.validator import SIZE_METRICS, RFLAOBBValidator
+from rfla_yolo.rotated import corners
 
 from .conftest import QUICK
 
@@ -287,19 +291,16 @@ def test_plain_ultralytics_validates_to_the_same_numbers(names, train, tmp_path)
         assert again.metrics == ours.evaluation.metrics and again.num_detections > 0
 
 
-def test_figures_of_oriented_boxes_are_of_oriented_boxes(tmp_path, tiny_sets, monkeypatch, caplog):
-    """The labels themselves as detections, in images that are letterboxed: AP 1; turned by a quarter, next to none."""
-    data = tiny_sets(tmp_path)
-    convert(data, "obb")
-    model = RFLAYOLO("yolov8n-obb.yaml", "obb")
-    model.train(data=str(data), project=str(tmp_path), name="run", **{**QUICK, "epochs": 1, "val": False})
-    turn = 0.0
+@pytest.fixture
+def labels_as_found(monkeypatch):
+    """Let validation of oriented boxes find its own labels, turned by ``turn``."""
+    given = SimpleNamespace(turn=0.0)
 
     def labels(self, preds):
         found = []
         for i in range(len(self.batch["img"])):
             truth = self._prepare_batch(i, self.batch)
-            boxes = truth["bboxes"].clone() + torch.tensor([0, 0, 0, 0, turn])
+            boxes = truth["bboxes"].clone() + torch.tensor([0, 0, 0, 0, given.turn])
             found.append({"bboxes": boxes, "conf": torch.full((len(boxes),), 0.9), "cls": truth["cls"].clone()})
         self._cut = [0] * len(found)
         return found
@@ -310,6 +311,54 @@ def test_figures_of_oriented_boxes_are_of_oriented_boxes(tmp_path, tiny_sets, mo
 
     monkeypatch.setattr(RFLAOBBValidator, "preprocess", preprocess)
     monkeypatch.setattr(RFLAOBBValidator, "postprocess", labels)
+    return given
+
+
+@pytest.mark.parametrize("options", [{}, {"classes": [1]}])
+def test_results_of_dota_on_tiles_are_of_the_whole_images(tmp_path, labels_as_found, options):
+    """As ``data merge --task1`` writes them, and where the objects lie."""
+    rng = np.random.default_rng(0)
+    boxes, splits = {}, {"train": [], "val": []}
+    for split, pairs in splits.items():
+        for i, (width, height) in enumerate([(150, 100), (64, 64)]):
+            number = 12 if i == 0 else 1
+            places = rng.uniform(10, [width - 10, height - 10], (number, 2))
+            sides, angles = rng.uniform(4, 14, (number, 2)), rng.uniform(-0.7, 2.3, number)
+            boxes[f"P{i}"] = np.column_stack((places, sides, angles))
+            image, label = tmp_path / f"{split}_set/P{i}.png", tmp_path / f"{split}_set/P{i}.txt"
+            image.parent.mkdir(exist_ok=True)
+            cv2.imwrite(str(image), rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+            points = (corners(boxes[f"P{i}"]) / (width, height)).reshape(-1, 8)
+            label.write_text("".join(f"{n % 2} {' '.join(map(str, row))}\n" for n, row in enumerate(points.tolist())))
+            pairs.append((image, label))
+    tile_dataset(splits, ["ship", "plane"], tmp_path / "tiles", size=64, overlap=24, visible=0.6)
+    model = RFLAYOLO("yolov8n-obb.yaml")
+    model.model = OBBModel("yolov8n-obb.yaml", nc=2, verbose=False)
+    model.model.names, model.model.task = {0: "ship", 1: "plane"}, "obb"
+    model.save(tmp_path / "obb.pt")
+    RFLAYOLO(tmp_path / "obb.pt").val(
+        data=str(tmp_path / "tiles/data.yaml"), imgsz=64, plots=False, project=str(tmp_path), name="val", **options
+    )
+    lines = {name: (tmp_path / f"val/Task1_{name}.txt").read_text() for name in ("ship", "plane")}
+    rows = [line.split() for text in lines.values() for line in text.splitlines()]
+    assert len(rows) == (6 if options else 13)
+    assert bool(lines["ship"]) == (not options)
+    for stem, score, *points in rows:
+        assert score == "0.900000"
+        wholes = corners(boxes[stem]).mean(1)
+        assert np.abs(wholes - np.reshape(points, (4, 2)).astype(float).mean(0)).max(1).min() < 3  # one may be cut
+    if not options:  # else its ground truth is made of the labels, and numbers the tiles otherwise
+        merged = merge_tiles(tmp_path / "val/predictions.json", tmp_path / "tiles")
+        for file in write_task1(tmp_path / "tiles/annotations/val_whole.json", merged, tmp_path / "merged"):
+            assert file.read_text() == (tmp_path / "val" / file.name).read_text()
+
+
+def test_figures_of_oriented_boxes_are_of_oriented_boxes(tmp_path, tiny_sets, labels_as_found, caplog):
+    """The labels themselves as detections, in images that are letterboxed: AP 1; turned by a quarter, next to none."""
+    data = tiny_sets(tmp_path)
+    convert(data, "obb")
+    model = RFLAYOLO("yolov8n-obb.yaml", "obb")
+    model.train(data=str(data), project=str(tmp_path), name="run", **{**QUICK, "epochs": 1, "val": False})
     options = {"data": str(data), "imgsz": 160, "plots": False, "project": str(tmp_path)}
     found = RFLAYOLO(tmp_path / "run/weights/best.pt").val(name="val", **options)
     assert found.evaluation["AP"] == pytest.approx(1, abs=0.01)
@@ -324,7 +373,7 @@ def test_figures_of_oriented_boxes_are_of_oriented_boxes(tmp_path, tiny_sets, mo
     lengths = np.linalg.norm(points - np.roll(points, 1, 1), axis=-1)[whole]
     for side in np.sqrt(lengths[:, 0] * lengths[:, 1]):
         assert np.abs(np.array(sides) - side).min() < 0.02
-    turn = 7 * math.pi  # as a head without bounds may give it: the same boxes
+    labels_as_found.turn = 7 * math.pi  # as a head without bounds may give it: the same boxes
     wound = RFLAYOLO(tmp_path / "run/weights/best.pt").val(name="wound", **options)
     assert wound.evaluation["AP"] == pytest.approx(found.evaluation["AP"], abs=1e-3)
     angles = [d["rbox"][4] for d in json.loads((tmp_path / "wound/predictions.json").read_text())]
@@ -335,7 +384,7 @@ def test_figures_of_oriented_boxes_are_of_oriented_boxes(tmp_path, tiny_sets, mo
     assert RFLAYOLO(tmp_path / "run/weights/best.pt").val(name="blank", **options).evaluation["AP"] > 0.9
     assert not list((tmp_path / "blank").glob("Task1*")) and "Task1_*.txt are left out" in caplog.text
     assert (tmp_path / "blank/metrics.json").is_file()
-    turn = math.pi / 2
+    labels_as_found.turn = math.pi / 2
     assert RFLAYOLO(tmp_path / "run/weights/best.pt").val(name="turned", **options).evaluation["AP75"] < 0.1
 
 
@@ -373,8 +422,8 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("yolov8n-seg", "Segment dataset requires equal numbers of boxes and segments"),
-            ("yolov8n-obb", "OBB dataset requires equal numbers of boxes and segments"),
+            ("yolov8n-seg", "28 of 28 are boxes .*, task 'segment' needs lines of class x1 y1 x2 y2 x3 y3"),
+            ("yolov8n-obb", "28 of 28 are boxes .*, task 'obb' needs lines of class x1 y1 x2 y2 x3 y3 x4 y4; --task"),
             ("yolov8n-pose", "No `kpt_shape` in the .*set.yaml"),
         ],
     )
@@ -396,7 +445,9 @@ class TestRefused:
         (tmp_path / "truth.json").write_text(json.dumps(coco))
         convert(tiny_set, "obb")
         tiny_set.write_text(tiny_set.read_text() + f"annotations: {{val: {tmp_path / 'truth.json'}}}\n")
-        with pytest.raises(ValueError, match=r"truth\.json: expected oriented boxes \(rbox\) for task 'obb'"):
+        with pytest.raises(
+            ValueError, match=r"truth\.json: holds boxes \(bbox\), task 'obb' needs oriented boxes \(rbox\)"
+        ):
             RFLAYOLO("yolov8n-obb.yaml").train(data=str(tiny_set), project=str(tmp_path), **QUICK)
 
 
