@@ -52,7 +52,7 @@ class GeoJson(Output):
 
     def add(self, source: Source, found: Detections) -> None:
         """Write detections."""
-        if source.place is None or (source.place.crs and not source.place.on_earth):
+        if source.place is None or not source.place.mappable:
             return
         corners = source.place.corners(found.bbox)
         if source.place.crs:
