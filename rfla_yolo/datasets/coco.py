@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluation.boxes import COLUMNS
+from ..evaluation.inputs import read_json
 
 FLAGS = ("iscrowd", "ignore", "uncertain")  # the last is TinyPerson's
 NO, YES = ("", "0", "0.0", "false", "none"), ("1", "1.0", "true")
@@ -32,12 +32,7 @@ def read_coco(path: Path) -> dict[str, Any]:
         FileNotFoundError: If it does not exist.
         ValueError: If it is no COCO detection file, or something in it cannot be placed; names it.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"annotations: no such file: {path}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"annotations: {path} is no JSON: {error}") from None
+    content = read_json(path, "annotations")
     keys = ("images", "annotations", "categories")
     missing = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
