@@ -34,7 +34,7 @@ class RowResult(NamedTuple):
 
 def detect_rows(
     read: Read, rows: Sequence[Sequence[Window]], detector: Detector, *, batch: int = 8, done: int = 0
-) -> Iterator[RowResult]:
+) -> Generator[RowResult, None, None]:
     """Run a detector over rows of tiles, of one scene or of several, with at most some two batches of tiles in memory.
 
     A thread of its own reads tiles ahead, in their order and one at a time. Rows of fewer tiles than a batch and of
@@ -62,7 +62,7 @@ def detect_rows(
 
 def _rows(
     read: Read, rows: Sequence[Sequence[Window]], detector: Detector, batch: int, done: int
-) -> Iterator[RowResult]:
+) -> Generator[RowResult, None, None]:
     groups = [group for group in _groups(rows, batch) if group[-1] >= done]
     tiles = _read_ahead(read, (place for group in groups for place in _places(rows, group)), batch)
     try:

@@ -166,10 +166,11 @@ def _found_rows(
 
     every = [row for _, rows in scenes for row in rows]
     try:
-        for result in detect_rows(read, every, detector, batch=tiling.batch, done=done):
-            bad = [damaged.pop((result.row, w)) for w in every[result.row] if (result.row, w) in damaged]
-            yield Row(result.found, result.skipped - len(bad), bad)
-    finally:
+        with closing(detect_rows(read, every, detector, batch=tiling.batch, done=done)) as results:
+            for result in results:
+                bad = [damaged.pop((result.row, w)) for w in every[result.row] if (result.row, w) in damaged]
+                yield Row(result.found, result.skipped - len(bad), bad)
+    finally:  # the reader has ended
         for source in opened:
             source.close()
 
