@@ -393,7 +393,7 @@ def tables(content: dict[str, Any]) -> str:
     ]
     lines += [
         "",
-        "| px to the border of the tile | objects | mean difference of score | below {CONF} on the tile |",
+        f"| px to the border of the tile | objects | mean difference of score | below {CONF} on the tile |",
         "|---|---|---|---|",
     ]
     for (low, high), case in zip(pairwise(DEPTHS), model["by_depth"]):
