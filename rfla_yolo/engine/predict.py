@@ -132,7 +132,6 @@ class TileDetector:
         self.imgsz = max(sides) if isinstance(sides, (list, tuple)) else int(sides)
         self.conf = _thresholds(conf, model, self.names)
         self.least = merged_from(self.conf)
-        self._memory = torch.empty(0)
         self.on_cpu: bool = self._backend.device.type == "cpu"
 
     @property
@@ -153,9 +152,12 @@ class TileDetector:
 
     def __call__(self, tiles: list[np.ndarray]) -> list[Detections]:
         """Return the detections on each tile."""
+        images = torch.from_numpy(self._stack(tiles)).to(self._backend.device).permute(0, 3, 1, 2)
+        number = torch.half if self._backend.fp16 else torch.float
+        images = images.to(number, memory_format=torch.contiguous_format).div_(255)
         with torch.inference_mode():
             outputs = suppression.non_max_suppression(
-                self._backend(self._input(tiles)),
+                self._backend(images),
                 max(float(self.least.min()) - 1e-6, 0.0),  # it takes what is above, we what is not below
                 self._iou,
                 self._classes,
@@ -166,14 +168,6 @@ class TileDetector:
                 end2end=self._backend.end2end,
             )
         return [self._keep(found.float().cpu().numpy()) for found in outputs]
-
-    def _input(self, tiles: list[np.ndarray]) -> torch.Tensor:
-        """Return tiles as the network takes them, (B, 3, H, W), 0 to 1, in the memory of those before: it is ready."""
-        images = torch.from_numpy(self._stack(tiles)).to(self._backend.device).permute(0, 3, 1, 2)
-        if self._memory.shape != images.shape:
-            number = torch.half if self._backend.fp16 else torch.float
-            self._memory = torch.empty(images.shape, dtype=number, device=images.device)
-        return self._memory.copy_(images).div_(255)
 
     def _stack(self, tiles: list[np.ndarray]) -> np.ndarray:
         """Return tiles as one array, padded to the right and below where the network needs more, (B, H, W, 3)."""
