@@ -1,8 +1,9 @@
 """Detections on tiles, merged, against one pass over the same picture: a trained YOLO, and a simulation; speed too.
 
-``python benchmarks/seams.py`` trains yolov8n-p2 on half of hituav-half's training images (or takes ``--weights``), lays
-validation images side by side to pictures that fit in one pass, and detects with and without tiles. Tiles begin at
-multiples of 32 px, so the network sees the same grid. It fills the tables of docs/predict.md.
+``python benchmarks/seams.py`` trains a model of benchmarks/accuracy.py where that has not been done (or takes
+``--weights``), lays validation images of hituav-half side by side to pictures that fit in one pass, and detects with
+and without tiles. Tiles begin at multiples of 32 px, so the network sees the same grid. It fills the tables of
+docs/predict.md.
 """
 
 from __future__ import annotations
@@ -22,20 +23,21 @@ import numpy as np
 import torch
 from torchvision.ops import batched_nms
 
-from benchmarks.accuracy import RECIPE, data_root, prepare, use_bfloat16
+from benchmarks import accuracy
 from benchmarks.common import ROOT, environment, fill, write
 from rfla_yolo import evaluate
 from rfla_yolo.engine.predict import merged_from
 from rfla_yolo.pairs import near_pairs
-from rfla_yolo.scenes import Detections, SeamMerger, Window, merge, tile_rows
+from rfla_yolo.scenes import MARGIN, Detections, SeamMerger, Window, merge, tile_rows
 from rfla_yolo.scenes.detections import concatenate
 
 CONF = 0.25  # of the detections that are counted
 LOWEST = 0.01  # of those that AP is taken of; lower ones would meet the limits of Ultralytics' suppression
 COLUMNS, ROWS, WIDTH, HEIGHT = 10, 10, 320, 256  # of a picture, in images, and of an image, px
-EPOCHS = 8
+MODEL = {"protocol": "short", "split": "choose", "model": "yolov8n-p234-reg8", "arm": "bins-0.75-4.5", "seed": 0}
+DEPTHS = (0, 16, 32, 64, 128, 256, np.inf)  # px from the next inner border of a tile
 FACTORS = (1.0, 0.8, 0.5, 0.2, 0.1)  # of CONF: where merging may begin
-TILES = ((640, 96), (320, 96))  # side and overlap, px: steps are multiples of 32
+TILES = ((640, 96), (640, 256), (320, 96))  # side and overlap, px: steps are multiples of 32
 Merge = Callable[[Sequence[Window], Sequence[Detections]], Detections]
 
 
@@ -91,20 +93,18 @@ METHODS: dict[str, Merge] = {
 
 
 def train(work: Path) -> Path:
-    """Train yolov8n-p2 for a few epochs and return its checkpoint."""
-    from rfla_yolo import RFLAYOLO
-
-    data = prepare(work / "data", 2, "confirm")
-    yolo = RFLAYOLO("yolov8n-p2.yaml")
-    yolo.add_callback("on_train_start", use_bfloat16)
-    recipe = {**RECIPE, "close_mosaic": 2, "epochs": EPOCHS, "seed": 0}
-    yolo.train(**recipe, data=str(data), device="cpu", workers=0, project=str(work), name="train", exist_ok=True)
-    return work / "train" / "weights" / "last.pt"
+    """Train the model where ``work`` does not hold it, as benchmarks/accuracy.py does, and return its checkpoint."""
+    name = "-".join(str(MODEL[part]) for part in ("protocol", "split", "model", "arm", "seed"))
+    checkpoint = work / name / "train" / "weights" / "last.pt"
+    if not checkpoint.is_file():
+        options = argparse.Namespace(device="cpu", workers=0, work=work, bfloat16=True)
+        accuracy.run(work / f"{name}.json", options=options, **MODEL)
+    return checkpoint
 
 
 def pictures(number: int, seed: int) -> list[tuple[np.ndarray, Detections]]:
     """Lay validation images side by side, in random order; return pictures and their objects."""
-    root = data_root("hituav-half")
+    root = accuracy.data_root("hituav-half")
     files = sorted((root / "images" / "val").glob("*.jpg"))
     order = np.random.default_rng(seed).permutation(len(files))
     made = []
@@ -186,6 +186,42 @@ def counts(untiled: Detections, merged: Detections) -> dict[str, int]:
     }
 
 
+def by_depth(
+    untiled: Sequence[Detections], windows: Sequence[Window], found: Sequence[Sequence[Detections]]
+) -> list[dict[str, Any]]:
+    """Compare scores on tiles with those of one pass, of objects that a tile has whole, by the distance to its border.
+
+    Whatever is merged and how, it can do no better than the scores that tiles give.
+    """
+    size = np.array([COLUMNS * WIDTH, ROWS * HEIGHT])
+    depths, one, other = [], [], []
+    for whole, on_tiles in zip(untiled, found):
+        for w, part in zip(windows, on_tiles):
+            edges = np.array([w.left, w.top, w.left + w.width, w.top + w.height])
+            inner = np.concatenate([edges[:2] > 0, edges[2:] < size])
+            gaps = np.where(inner, (whole.bbox - edges) * [1, 1, -1, -1], np.inf).min(1)
+            inside = np.flatnonzero((gaps > MARGIN) & (whole.score >= CONF))
+            i, j = paired(whole.take(inside), part)
+            score = np.zeros(len(inside))
+            score[i] = part.score[j]
+            depths.append(gaps[inside])
+            one.append(whole.score[inside])
+            other.append(score)
+    gap, here, there = (np.concatenate(column) for column in (depths, one, other))
+    rows = []
+    for low, high in pairwise(DEPTHS):
+        of = (gap >= low) & (gap < high)
+        rows.append(
+            {
+                "from": low,
+                "objects": int(of.sum()),
+                "difference": float(np.abs(here - there)[of].mean()),
+                "below": float((there < CONF)[of].mean()),
+            }
+        )
+    return rows
+
+
 def average_precision(pictures: Sequence[Any], found: Sequence[Detections]) -> float:
     """Return AP in percent."""
     images = [{"id": k, "file_name": f"{k}.png"} for k in range(len(pictures))]
@@ -217,6 +253,7 @@ def measure_model(weights: Path, number: int) -> dict[str, Any]:
     whole = average_precision(made, untiled)
     cases: list[dict[str, Any]] = []
     factors: list[dict[str, Any]] = []
+    depths: list[dict[str, Any]] = []
     for size, overlap in TILES:
         windows = [w for row in tile_rows(COLUMNS * WIDTH, ROWS * HEIGHT, size, overlap) for w in row]
         assert not any(w.left % 32 or w.top % 32 for w in windows)
@@ -239,13 +276,17 @@ def measure_model(weights: Path, number: int) -> dict[str, Any]:
                 }
             )
             print(cases[-1], flush=True)
-        for factor in FACTORS:
+        if size == TILES[0][0] and overlap == TILES[0][1]:
+            depths = by_depth(untiled, windows, found)
+            print(*depths, sep="\n", flush=True)
+        for factor in FACTORS if overlap == TILES[0][1] else ():
             merged = [at_conf(merge, windows, on_tiles, factor * CONF) for on_tiles in found]
             boxes = sum(len(above(part, factor * CONF)) for on_tiles in found for part in on_tiles)
             parts = [counts(above(one, CONF), two) for one, two in zip(untiled, merged)]
             factors.append({"size": size, "factor": factor, "boxes_on_tiles": boxes, **_sum(parts)})
             print(factors[-1], flush=True)
     return {
+        "by_depth": depths,
         "factors": factors,
         "pictures": number,
         "objects": sum(len(o) for _, o in made),
@@ -345,6 +386,19 @@ def tables(content: dict[str, Any]) -> str:
     for case in model["factors"]:
         numbers = (case["boxes_on_tiles"], case["lost"], case["added"], case["lost"] + case["added"])
         lines.append(f"| {case['size']} px | {case['factor'] * CONF:.3g} | {' | '.join(map(str, numbers))} |")
+    size, overlap = TILES[0]
+    lines += [
+        "",
+        f"One pass against tiles of {size} px that overlap by {overlap}, of objects above {CONF} whole on a tile:",
+    ]
+    lines += [
+        "",
+        f"| px to the border of the tile | objects | mean difference of score | below {CONF} on the tile |",
+        "|---|---|---|---|",
+    ]
+    for (low, high), case in zip(pairwise(DEPTHS), model["by_depth"]):
+        numbers = f"{case['objects']} | {case['difference']:.4f} | {100 * case['below']:.2f} %"
+        lines.append(f"| {low} to {high} | {numbers} |" if high < np.inf else f"| {low} and more | {numbers} |")
     lines += ["", "Simulated:", "", "| merged by | objects | lost | doubled |", "|---|---|---|---|"]
     lines += [f"| {c['method']} | {c['objects']} | {c['lost']} | {c['doubled']} |" for c in content["simulation"]]
     lines += [
@@ -358,12 +412,12 @@ def tables(content: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, write ``benchmarks/results/seams.json`` and fill the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, help="a checkpoint of --work made before; trained where not given")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "seams", help="folder of the training")
+    parser.add_argument("--weights", type=Path, help="a checkpoint; that of MODEL where not given")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "accuracy", help="folder of the training")
     parser.add_argument("--pictures", type=int, default=5, help="of 100 images each; there are 5 [5]")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    content = {**environment(0), "epochs": EPOCHS, "simulation": measure_simulation(), "speed": measure_speed()}
+    content = {**environment(0), "trained": MODEL, "simulation": measure_simulation(), "speed": measure_speed()}
     weights = options.weights or train(options.work.resolve())
     content["model"] = measure_model(weights, options.pictures)
     print(write("seams", content))

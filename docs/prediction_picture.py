@@ -1,6 +1,6 @@
-"""Draw the prediction of the README: ``python docs/prediction_picture.py --weights runs/seams/train/weights/last.pt``.
+"""Draw the prediction of the README: ``python docs/prediction_picture.py``.
 
-The weights are those that ``benchmarks/seams.py`` trains, the images validation images of half-size HIT-UAV.
+The model is that of ``benchmarks/seams.py``, the images are validation images of half-size HIT-UAV.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import LineCollection
 
-from benchmarks.seams import HEIGHT, WIDTH, pictures
+from benchmarks.common import ROOT
+from benchmarks.seams import HEIGHT, WIDTH, pictures, train
 from rfla_yolo import predict_scene
 
-TILE, OVERLAP = 320, 96
+TILE, OVERLAP = 384, 96
 ACROSS, DOWN = 4, 3  # images shown of the mosaic
 COLORS = {"person": "#ffb000", "car": "#648fff", "bicycle": "#dc267f", "other-vehicle": "#40e0d0"}
 
@@ -29,8 +30,8 @@ COLORS = {"person": "#ffb000", "car": "#648fff", "bicycle": "#dc267f", "other-ve
 def main() -> None:
     """Predict a mosaic tile by tile, and draw the part with the most objects with its boxes and tiles."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", required=True, type=Path, help="a checkpoint of benchmarks/seams.py")
-    weights = parser.parse_args().weights
+    parser.add_argument("--weights", type=Path, help="a checkpoint; that of benchmarks/seams.py where not given")
+    weights = parser.parse_args().weights or train(ROOT / "runs" / "accuracy")
     mosaic = pictures(1, seed=0)[0][0]
     found = predict_scene(weights, np.ascontiguousarray(mosaic[..., ::-1]), tile=TILE, overlap=OVERLAP)
     left, top = densest(found.bbox, mosaic.shape)

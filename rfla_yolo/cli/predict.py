@@ -34,7 +34,7 @@ def run(argv: Sequence[str]) -> None:
     add("--bands", type=_bands, help="bands of a raster for red, green and blue, from 1: 4,3,2 [1,2,3]")
     add("--stretch", type=stretch, help="values that become 0 and 255: 0,3000, or percentiles: 2%%,98%%")
     add("--aoi", help="GeoJSON of polygons: what lies outside is left out")
-    add("--skip-bad-tiles", **SWITCH, default=False, help="go on where a tile cannot be read [False]")
+    add("--skip-bad-tiles", **SWITCH, default=False, help="go on where a tile or a file cannot be read [False]")
     add("--save", **SWITCH, default=False, help="also draw on pictures of up to 16 megapixels [False]")
     add("--save-txt", **SWITCH, default=False, help="also write YOLO labels [False]")
     add("--save-conf", **SWITCH, default=False, help="write scores into the YOLO labels [False]")

@@ -264,7 +264,7 @@ def read_json(source: Any, what: str) -> Any:
     try:
         return json.loads(Path(source).read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise ValueError(f"{source}: no JSON: {error}") from error
+        raise ValueError(f"{what}: {source} is no JSON: {error}") from error
 
 
 def _name(source: Any, what: str) -> str:

@@ -23,29 +23,43 @@ class Area:
         place: Where the scene lies.
         size: Its width and height, px: polygons of longitude and latitude are cut to its surroundings first, as far
             ones may have no place in its CRS.
+        scene: What messages call it.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ImportError: If shapely is not installed.
-        ValueError: If it is no GeoJSON of polygons, or says that it is in another CRS.
+        ValueError: If it is no GeoJSON of polygons, says that it is in another CRS, or is longitude and latitude, to
+            which the scene has no way.
     """
 
-    def __init__(self, file: str | Path, place: Georeference | None, size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        file: str | Path,
+        place: Georeference | None,
+        size: tuple[int, int] | None = None,
+        scene: str | Path = "the scene",
+    ) -> None:
         try:
             import shapely
         except ImportError as error:
             raise ImportError(f"aoi needs shapely: pip install 'rfla-yolo[geo]' ({error})") from None
         self._shapely: Any = shapely
-        polygons = shapely.union_all([_polygon(shapely, part, file) for part in _geometries(file)])
+        content = _read(file)
+        polygons = shapely.union_all([_polygon(shapely, part, file) for part in _parts(content, file)])
         if place and place.crs:
             if not place.on_earth:
-                raise ValueError(f"aoi: {file} is longitude and latitude, to which the CRS of the scene has no way")
+                raise ValueError(f"aoi: {file} is longitude and latitude, to which the CRS of {scene} has no way")
             _check_degrees(shapely, polygons, file)
             polygons = _near(shapely, polygons, place, size) if size else polygons
             polygons = shapely.segmentize(polygons, STEP)
             polygons = shapely.transform(polygons, lambda xy: place.to_pixels(place.from_lonlat(xy)))
             if not np.isfinite(shapely.get_coordinates(polygons)).all():
-                raise ValueError(f"aoi: {file} reaches beyond what the CRS of the scene can show; cut it to the scene")
+                raise ValueError(f"aoi: {file} reaches beyond what the CRS of {scene} can show; cut it to the scene")
+        elif content.get("crs"):
+            raise ValueError(
+                f"aoi: {file} names longitude and latitude as its CRS, and {scene} has none: give the scene its CRS, "
+                "or polygons in px, in a file without the member 'crs'"
+            )
         self._polygons = polygons
         shapely.prepare(polygons)
 
@@ -85,8 +99,8 @@ def _near(shapely: Any, polygons: Any, place: Georeference, size: tuple[int, int
     return shapely.intersection(polygons, shapely.union_all(boxes))
 
 
-def _geometries(file: str | Path) -> list[dict[str, Any]]:
-    """Return the geometries of a GeoJSON file."""
+def _read(file: str | Path) -> dict[str, Any]:
+    """Return the content of a GeoJSON file."""
     path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"aoi: no such file: {file}")
@@ -96,19 +110,20 @@ def _geometries(file: str | Path) -> list[dict[str, Any]]:
         raise ValueError(f"aoi: {file} is no GeoJSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"aoi: {file} is no GeoJSON: it holds no object")
-    try:
-        return _parts(content, file)
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"aoi: {file} is no GeoJSON of polygons: {error}") from None
+    return content
 
 
 def _parts(content: dict[str, Any], file: str | Path) -> list[dict[str, Any]]:
-    crs = str(((content.get("crs") or {}).get("properties") or {}).get("name", ""))
+    """Return the geometries of a GeoJSON file."""
+    try:
+        crs = str(((content.get("crs") or {}).get("properties") or {}).get("name", ""))
+        features = content.get("features") if content.get("type") == "FeatureCollection" else [content]
+        found = [f.get("geometry") if f.get("type") == "Feature" else f for f in features or []]
+        parts = [part for geometry in found if geometry for part in geometry.get("geometries", [geometry])]
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"aoi: {file} is no GeoJSON of polygons: {error}") from None
     if crs and not crs.endswith(("CRS84", "EPSG::4326", "EPSG:4326")):
         raise ValueError(f"aoi: {file} is in {crs}; GeoJSON is longitude and latitude, WGS 84 (RFC 7946): save it so")
-    features = content.get("features") if content.get("type") == "FeatureCollection" else [content]
-    found = [f.get("geometry") if f.get("type") == "Feature" else f for f in features or []]
-    parts = [part for geometry in found if geometry for part in geometry.get("geometries", [geometry])]
     if not parts:
         raise ValueError(f"aoi: {file} holds no polygon")
     return parts

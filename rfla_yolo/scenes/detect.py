@@ -1,4 +1,4 @@
-"""The loop over the tiles of a scene: reader thread, batches, detector."""
+"""The loop over tiles: reader thread, batches, detector."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .detections import Detections
 from .windows import Window
 
 Image = NDArray[np.uint8]
-Read = Callable[[Window], Image | None]
+Read = Callable[[int, Window], Image | None]
 Detector = Callable[[list[Image]], Sequence[Detections]]
 
 
@@ -33,48 +33,75 @@ class RowResult(NamedTuple):
 
 
 def detect_rows(
-    read: Read, rows: Sequence[Sequence[Window]], detector: Detector, *, batch: int = 8
-) -> Iterator[RowResult]:
-    """Run a detector over the tiles of a scene, with at most some two batches of tiles in memory.
+    read: Read, rows: Sequence[Sequence[Window]], detector: Detector, *, batch: int = 8, done: int = 0
+) -> Generator[RowResult, None, None]:
+    """Run a detector over rows of tiles, of one scene or of several, with at most some two batches of tiles in memory.
 
-    A thread of its own reads tiles ahead, in their order and one at a time. Batches leave out tiles without a valid
-    pixel and end with their row, so that a run that goes on forms the same ones as an undisturbed one.
+    A thread of its own reads tiles ahead, in their order and one at a time. Rows of fewer tiles than a batch and of
+    one size share batches: frames that are a tile each fill them. Which tiles share one follows from all rows and from
+    the tiles without a valid pixel, which are left out: a run that goes on forms the same ones as an undisturbed one.
 
     Args:
-        read: Gives the pixels of a window, RGB (H, W, 3), or None where no pixel is valid. It runs in that thread.
-        rows: The tiles of each row, as from `tile_rows`; a run that goes on passes the rows that are left.
+        read: Gives the pixels of a window of a row, by the row's index, RGB (H, W, 3), or None where no pixel is
+            valid. It runs in that thread.
+        rows: The tiles of each row, as from `tile_rows`, one scene after the other.
         detector: Gives the detections on each of a list of tiles, px of the tile.
-        batch: Tiles that the detector gets at once; the last ones of a row may be fewer.
+        batch: Tiles that the detector gets at once.
+        done: Rows at the beginning that are finished. They are detected again where they share a batch with others.
 
     Returns:
-        The rows, each as soon as it is finished. What ``read`` and ``detector`` raise is raised here.
+        The other rows in their order. What ``read`` and ``detector`` raise is raised here.
 
     Raises:
         ValueError: If ``batch`` is below 1, or ``detector`` does not give detections for each tile.
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, not {batch!r}")
-    return _rows(read, rows, detector, batch)
+    return _rows(read, rows, detector, batch, done)
 
 
-def _rows(read: Read, rows: Sequence[Sequence[Window]], detector: Detector, batch: int) -> Iterator[RowResult]:
-    windows = [window for row in rows for window in row]
-    tiles = _read_ahead(read, windows, batch)
+def _rows(
+    read: Read, rows: Sequence[Sequence[Window]], detector: Detector, batch: int, done: int
+) -> Generator[RowResult, None, None]:
+    groups = [group for group in _groups(rows, batch) if group[-1] >= done]
+    tiles = _read_ahead(read, (place for group in groups for place in _places(rows, group)), batch)
     try:
-        for number, row in enumerate(rows):
-            of_row = list(_detect(tiles, row, detector, batch))
-            yield RowResult(number, [Detections.empty() if d is None else d for d in of_row], of_row.count(None))
+        for group in groups:
+            of_rows: dict[int, list[Detections | None]] = {row: [] for row in group}
+            places = _places(rows, group)
+            for (row, _), on_tile in zip(places, _detect(tiles, [window for _, window in places], detector, batch)):
+                of_rows[row].append(on_tile)
+            for row in range(max(group[0], done), group[-1] + 1):
+                found = [Detections.empty() if d is None else d for d in of_rows[row]]
+                yield RowResult(row, found, of_rows[row].count(None))
     finally:
         tiles.close()
 
 
-def _read_ahead(read: Read, windows: Iterable[Window], number: int) -> Generator[Image | None, None, None]:
+def _groups(rows: Sequence[Sequence[Window]], batch: int) -> Iterator[range]:
+    """Yield the indices of rows that share batches: until there are tiles for one, or tiles of another size."""
+    start, tiles = 0, 0
+    for number, row in enumerate(rows):
+        sizes = {(window.width, window.height) for window in (*rows[start], *row)}
+        if number > start and (tiles >= batch or len(sizes) > 1):
+            yield range(start, number)
+            start, tiles = number, 0
+        tiles += len(row)
+    if rows:
+        yield range(start, len(rows))
+
+
+def _places(rows: Sequence[Sequence[Window]], group: range) -> list[tuple[int, Window]]:
+    return [(row, window) for row in group for window in rows[row]]
+
+
+def _read_ahead(read: Read, places: Iterable[tuple[int, Window]], number: int) -> Generator[Image | None, None, None]:
     """Yield tiles in their order, ``number`` of them read ahead."""
     ahead: deque[Future[Image | None]] = deque()
     reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
     try:
-        for window in windows:
-            ahead.append(reader.submit(read, window))
+        for row, window in places:
+            ahead.append(reader.submit(read, row, window))
             if len(ahead) > number:
                 yield ahead.popleft().result()
         while ahead:

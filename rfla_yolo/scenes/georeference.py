@@ -61,6 +61,11 @@ class Georeference:
             return False
         return True
 
+    @property
+    def mappable(self) -> bool:
+        """Whether GeoJSON can hold it: in longitude and latitude or, without a CRS, as it is."""
+        return not self.crs or self.on_earth
+
     @cached_property
     def _parsed(self) -> object:
         from rasterio.crs import CRS

@@ -29,6 +29,10 @@ PILLOW_ONLY = ("AVIF", "HEIF")  # OpenCV does not turn them, or cannot read them
 WIDE_MODES = {"I": "int32", "F": "float32"}  # Pillow's modes of one value of more than 8 bits, beside I;16
 
 
+class DamagedError(ValueError):
+    """An image, or a window of a scene, that cannot be read."""
+
+
 def open_image(path: Path) -> ImageFile.ImageFile:
     """Open an image without decoding it, whatever its size; use as a context manager.
 
@@ -45,7 +49,7 @@ def open_image(path: Path) -> ImageFile.ImageFile:
     pixels = _decode(path)  # TIFFs of floats are beyond Pillow: say what they are
     if pixels is not None and pixels.dtype != np.uint8:
         raise ValueError(too_deep(path, str(pixels.dtype)))
-    raise ValueError(f"{path}: is no image that can be read")
+    raise DamagedError(f"{path}: is no image that can be read")
 
 
 def _open_by_header(path: Path) -> ImageFile.ImageFile | None:
@@ -196,7 +200,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             try:
                 pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[..., ::-1]
             except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-                raise ValueError(f"{path}: image cannot be read: {error}") from None
+                raise DamagedError(f"{path}: image cannot be read: {error}") from None
     if pixels.dtype != np.uint8:
         raise ValueError(too_deep(path, str(pixels.dtype)))
     return np.ascontiguousarray(pixels)

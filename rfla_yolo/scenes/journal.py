@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import struct
+import sys
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -18,6 +21,7 @@ import numpy as np
 from .detections import Detections
 
 LONGEST = 120  # letters of a value in a message
+SYNCED = 1.0  # s; frames that are a tile each are finished faster than a disk syncs
 HEAD = struct.Struct("<QI")  # of an entry: its length and its checksum
 
 
@@ -36,7 +40,7 @@ class Row(NamedTuple):
 
 
 class Journal:
-    """Rows of tiles in a file, one after the other, each written durably before the next is begun.
+    """Rows of tiles in a file, one after the other, each written before the next and synced every second.
 
     Args:
         path: The file. If it is there, its rows are those that are finished; what was being written is cut off.
@@ -53,6 +57,7 @@ class Journal:
         self._file: BinaryIO = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)), "r+b")
         _lock(self._file, path)
         self.rows = self._end = 0
+        self._synced = -math.inf
         for number, (entry, end) in enumerate(self._entries()):
             if number == 0 and (changed := _differences(json.loads(entry), wanted)):
                 if overwrite:
@@ -85,7 +90,7 @@ class Journal:
             yield _row(entry)
 
     def append(self, row: Row) -> None:
-        """Write a row, so that it outlives the process and the machine."""
+        """Write a row, so that it outlives the process and, a second later at most, the machine."""
         counts = np.array([len(part) for part in row.found])
         columns = {
             name: np.concatenate([getattr(part, name) for part in (Detections.empty(), *row.found)])
@@ -100,8 +105,10 @@ class Journal:
         self._file.seek(self._end)
         self._file.write(HEAD.pack(len(entry), zlib.crc32(entry)) + entry)
         self._file.flush()
-        os.fsync(self._file.fileno())
         self._end = self._file.tell()
+        if time.monotonic() - self._synced > SYNCED:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
 
     def _entries(self) -> Iterator[tuple[bytes, int]]:
         """Yield the whole entries from the start, and where each ends."""
@@ -139,15 +146,18 @@ def _short(value: Any) -> str:
 
 
 def _lock(file: BinaryIO, path: Path) -> None:
-    """Keep other processes out as long as this one lives; not on Windows."""
-    if os.name != "posix":
-        return
-    import fcntl
-
+    """Keep other processes out as long as this one lives."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # the first byte
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         alone = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))  # else it has just ended
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):
         alone = False
     if not alone:
         file.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,7 +33,33 @@ class Output:
         """Write what is left."""
 
 
-class GeoJson(Output):
+class JsonOutput(Output):
+    """Writes a JSON file of many entries, some at a time.
+
+    Args:
+        path: The file.
+        head: What comes before the entries.
+        tail: What comes after them.
+    """
+
+    def __init__(self, path: Path, head: str, tail: str) -> None:
+        self._file: TextIO = path.open("w", encoding="utf-8")
+        self._file.write(head)
+        self._tail, self._separator = tail, "\n"
+
+    def write(self, entries: Sequence[str]) -> None:
+        """Write entries."""
+        if entries:
+            self._file.write(self._separator + ",\n".join(entries))
+            self._separator = ",\n"
+
+    def close(self) -> None:
+        """End the file."""
+        self._file.write(self._tail)
+        self._file.close()
+
+
+class GeoJson(JsonOutput):
     """``detections.geojson`` after RFC 7946: longitude and latitude, WGS 84, rings counterclockwise.
 
     Of scenes without a CRS it holds the coordinates of their geotransform, px where they have none; pictures are left
@@ -45,14 +71,12 @@ class GeoJson(Output):
     """
 
     def __init__(self, path: Path, names: Mapping[int, str]) -> None:
+        super().__init__(path, '{"type": "FeatureCollection", "features": [', "\n]}\n")
         self._names = {label: json.dumps(name) for label, name in names.items()}
-        self._file: TextIO = path.open("w", encoding="utf-8")
-        self._file.write('{"type": "FeatureCollection", "features": [')
-        self._first = True
 
     def add(self, source: Source, found: Detections) -> None:
         """Write detections."""
-        if source.place is None or (source.place.crs and not source.place.on_earth):
+        if source.place is None or not source.place.mappable:
             return
         corners = source.place.corners(found.bbox)
         if source.place.crs:
@@ -62,25 +86,18 @@ class GeoJson(Output):
             corners, metres = rings(lonlat), [f"{side:.3f}" for side in sides_m(lonlat)]
         else:
             corners, metres = rings(corners), ["null"] * len(found)
-        if not len(found):
-            return
         image, digits = json.dumps(source.name), 9 if source.place.crs else 6
         points = ", ".join([f"[%.{digits}f, %.{digits}f]"] * 5)
         closed = np.concatenate([corners, corners[:, :1]], 1).reshape(-1, 10).tolist()
         columns = zip(closed, found.label.tolist(), found.score.tolist(), _sides(found).tolist(), metres, found.cut)
-        features = [
-            f'{{"type": "Feature", "geometry": {{"type": "Polygon", "coordinates": [[{points % tuple(ring)}]]}}, '
-            f'"properties": {{"image": {image}, "class": {self._names[label]}, "score": {score:.7g}, '
-            f'"side_px": {side:.3f}, "side_m": {metre}, "cut": {"true" if cut else "false"}}}}}'
-            for ring, label, score, side, metre, cut in columns
-        ]
-        self._file.write(("\n" if self._first else ",\n") + ",\n".join(features))
-        self._first = False
-
-    def close(self) -> None:
-        """End the file."""
-        self._file.write("\n]}\n")
-        self._file.close()
+        self.write(
+            [
+                f'{{"type": "Feature", "geometry": {{"type": "Polygon", "coordinates": [[{points % tuple(ring)}]]}}, '
+                f'"properties": {{"image": {image}, "class": {self._names[label]}, "score": {score:.7g}, '
+                f'"side_px": {side:.3f}, "side_m": {metre}, "cut": {"true" if cut else "false"}}}}}'
+                for ring, label, score, side, metre, cut in columns
+            ]
+        )
 
 
 class GeoPackage(Output):
@@ -152,7 +169,7 @@ class GeoPackage(Output):
         self._pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
 
 
-class CocoJson(Output):
+class CocoJson(JsonOutput):
     """``predictions.json``: COCO detections, xywh px of the scene; images by file name, classes counted from 1.
 
     Args:
@@ -160,26 +177,18 @@ class CocoJson(Output):
     """
 
     def __init__(self, path: Path) -> None:
-        self._file: TextIO = path.open("w", encoding="utf-8")
-        self._file.write("[")
-        self._first = True
+        super().__init__(path, "[", "\n]\n")
 
     def add(self, source: Source, found: Detections) -> None:
         """Write detections."""
         xywh = np.concatenate([found.bbox[:, :2], found.bbox[:, 2:] - found.bbox[:, :2]], 1).round(4)
         image = json.dumps(source.name)
-        entries = [
-            f'{{"image_id": {image}, "category_id": {label + 1}, "bbox": {box}, "score": {score}}}'  # as json.dumps
-            for label, box, score in zip(found.label.tolist(), xywh.tolist(), found.score.round(7).tolist())
-        ]
-        if entries:
-            self._file.write(("\n" if self._first else ",\n") + ",\n".join(entries))
-            self._first = False
-
-    def close(self) -> None:
-        """End the file."""
-        self._file.write("\n]\n")
-        self._file.close()
+        self.write(
+            [
+                f'{{"image_id": {image}, "category_id": {label + 1}, "bbox": {box}, "score": {score}}}'  # as json.dumps
+                for label, box, score in zip(found.label.tolist(), xywh.tolist(), found.score.round(7).tolist())
+            ]
+        )
 
 
 class YoloLabels(Output):

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from ..report import Page, subplots
 from .detections import Detections
+from .images import DamagedError
 from .outputs import Output
-from .source import DamagedBlockError, Pixels, Source
+from .source import Pixels, Source
 from .windows import Window
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def _crops(spool: Spool, opened: Mapping[int, Source], cells: list[tuple[int, in
     for axis, (scene, left, top) in zip(axes, cells):
         source = opened[scene]
         window = Window(left, top, min(CROP, source.width - left), min(CROP, source.height - top))
-        with suppress(DamagedBlockError):
+        with suppress(DamagedError):
             picture = source.read(window)
             if picture is not None:
                 edges = (left, left + window.width, top + window.height, top)

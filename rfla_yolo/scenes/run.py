@@ -7,10 +7,10 @@ import os
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from .area import Area
 from .detect import Detector, Image, detect_rows
 from .detections import Detections
+from .georeference import Georeference
+from .images import DamagedError
 from .journal import Journal, Row
 from .outputs import CocoJson, GeoJson, GeoPackage, Output, YoloLabels
 from .page import Spool, write_page
 from .seams import SeamMerger
-from .source import DamagedBlockError, Source, open_source, words
+from .source import Source, open_source, words
 from .windows import Window, tile_rows
 
 UNFINISHED = "unfinished"  # folder of a run's journal and of its files until they are complete
@@ -47,7 +49,7 @@ class Tiling:
         bands: Bands of rasters for red, green and blue, from 1, or one; see `Raster`.
         stretch: Values or percentiles that become 0 and 255; see `Raster`.
         aoi: GeoJSON of the area of interest: tiles outside are not read, detections with their centre outside dropped.
-        skip_bad_tiles: Go on where a tile cannot be read.
+        skip_bad_tiles: Go on where a tile or a scene cannot be read.
         max_det: Detections of a tile at which it is named as full.
     """
 
@@ -79,6 +81,7 @@ class Tally:
         done: Tiles done, those of an earlier part of the run included.
         outside: Tiles outside of the area of interest, in no other count.
         empty: Tiles without a valid pixel.
+        unread: What was said of each scene that could not be opened.
         damaged: What was said of each tile that could not be read.
         full: The tiles that have reached the limit of detections.
         objects: Objects by scene.
@@ -88,17 +91,20 @@ class Tally:
     done: int = 0
     outside: int = 0
     empty: int = 0
+    unread: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     full: list[str] = field(default_factory=list)
     objects: Counter[str] = field(default_factory=Counter)
 
     def text(self) -> str:
-        """Return the counts in words, a line each for the tiles that were damaged or full."""
+        """Return the counts in words, a line each for scenes that were not read and tiles that were damaged or full."""
         parts = [f"{self.objects.total()} objects on {self.done} tiles"]
         parts += [f"{self.empty} of them without a valid pixel"] if self.empty else []
         parts += [f"{self.outside} tiles outside of the area of interest"] if self.outside else []
+        parts += [f"{len(self.damaged)} tiles that cannot be read"] if self.damaged else []
+        parts += [f"{len(self.unread)} scenes that cannot be read"] if self.unread else []
         full = [f"{tile}: has reached the limit of detections (--max-det)" for tile in self.full]
-        return "\n".join([", ".join(parts), *self.damaged, *full])
+        return "\n".join([", ".join(parts), *self.unread, *self.damaged, *full])
 
 
 def tiles_of(source: Source, tiling: Tiling) -> tuple[list[list[Window]], Area | None]:
@@ -106,19 +112,12 @@ def tiles_of(source: Source, tiling: Tiling) -> tuple[list[list[Window]], Area |
     rows = tile_rows(source.width, source.height, tiling.tile, tiling.overlap)
     if tiling.aoi is None:
         return rows, None
-    area = Area(tiling.aoi, source.place, (source.width, source.height))
+    area = Area(tiling.aoi, source.place, (source.width, source.height), source.path)
     touching = [[window for window in row if area.touches(window)] for row in rows]
     return [row for row in touching if row], area
 
 
-def scene_rows(
-    source: Source,
-    detector: Detector,
-    tiling: Tiling,
-    tally: Tally | None = None,
-    journal: Journal | None = None,
-    finished: Iterable[Row] = (),
-) -> Iterator[Detections]:
+def scene_rows(source: Source, detector: Detector, tiling: Tiling, tally: Tally | None = None) -> Iterator[Detections]:
     """Detect the objects of a scene.
 
     Args:
@@ -126,41 +125,68 @@ def scene_rows(
         detector: Gives the detections on each of a list of tiles, RGB (H, W, 3), px of the tile.
         tiling: How it is cut.
         tally: Counts to go on with.
-        journal: Takes each row of tiles as soon as it is finished.
-        finished: Rows that were finished before.
 
     Returns:
         After each row of tiles, the detections of the scene that no later row can change.
 
     Raises:
-        DamagedBlockError: If a tile cannot be read and is not to be skipped.
+        DamagedError: If a tile cannot be read and is not to be skipped.
         ValueError: If the area of interest cannot be read.
     """
-    tally = Tally() if tally is None else tally
     rows, area = tiles_of(source, tiling)
-    source.prepare(tiling.tile)
-    merger, done = SeamMerger(rows, (source.width, source.height)), 0
-    for row, windows in zip(islice(finished, len(rows)), rows):
-        done += 1
-        yield _settle(source, windows, row, merger, area, tally, tiling)
-    damaged: dict[Window, str] = {}  # filled by the reader, ahead of the rows
+    with closing(_found_rows([(source.path, rows)], lambda path: source, detector, tiling)) as found:
+        yield from _settled(source, rows, area, found, tiling, Tally() if tally is None else tally)
 
-    def read(window: Window) -> Image | None:
+
+def _found_rows(
+    scenes: Sequence[tuple[Path, Sequence[Sequence[Window]]]],
+    open_scene: Callable[[Path], Source],
+    detector: Detector,
+    tiling: Tiling,
+    done: int = 0,
+) -> Generator[Row, None, None]:
+    """Yield what is found on each row of tiles of scenes, one after the other, but for those that are done."""
+    paths = [path for path, rows in scenes for _ in rows]
+    damaged: dict[tuple[int, Window], str] = {}  # filled by the reader, ahead of the rows
+    opened: list[Source] = []  # the reader's, one at a time
+
+    def read(row: int, window: Window) -> Image | None:
         try:
-            return source.read(window)
-        except DamagedBlockError as error:
+            if not opened or opened[0].path != paths[row]:
+                while opened:
+                    opened.pop().close()
+                opened.append(open_scene(paths[row]))
+                opened[0].prepare(tiling.tile)
+            return opened[0].read(window)
+        except DamagedError as error:
             if not tiling.skip_bad_tiles:
-                raise DamagedBlockError(f"{error}; --skip-bad-tiles leaves such tiles out") from None
-            damaged[window] = str(error)
+                raise DamagedError(f"{error}; --skip-bad-tiles leaves such tiles out") from None
+            damaged[row, window] = str(error)
             return None
 
-    for result in detect_rows(read, rows[done:], detector, batch=tiling.batch):
-        windows = rows[done + result.row]
-        bad = [damaged.pop(window) for window in windows if window in damaged]
-        row = Row(result.found, result.skipped - len(bad), bad)
-        if journal:
-            journal.append(row)
-        yield _settle(source, windows, row, merger, area, tally, tiling)
+    every = [row for _, rows in scenes for row in rows]
+    try:
+        with closing(detect_rows(read, every, detector, batch=tiling.batch, done=done)) as results:
+            for result in results:
+                bad = [damaged.pop((result.row, w)) for w in every[result.row] if (result.row, w) in damaged]
+                yield Row(result.found, result.skipped - len(bad), bad)
+    finally:  # the reader has ended
+        for source in opened:
+            source.close()
+
+
+def _settled(
+    source: Source,
+    rows: Sequence[Sequence[Window]],
+    area: Area | None,
+    found: Iterator[Row],
+    tiling: Tiling,
+    tally: Tally,
+) -> Iterator[Detections]:
+    """Merge what is found on the rows of a scene."""
+    merger = SeamMerger(rows, (source.width, source.height))
+    for windows in rows:
+        yield _settle(source, windows, next(found), merger, area, tally, tiling)
 
 
 def _settle(
@@ -232,7 +258,7 @@ def run_scenes(
     _check_folder(out, overwrite)
     called = _names(paths)
     stems = _stems(list(called.values()))
-    tally, mapped, read = _measure(paths, tiling)
+    tally, scenes, places, read = _measure(paths, tiling)
     made_of = {**made_of, **_stamps(read, tiling)}
     part.mkdir(parents=True, exist_ok=True)
     with Journal(part / "journal", made_of, overwrite) as journal:
@@ -241,29 +267,39 @@ def run_scenes(
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         spool = Spool(part / "boxes")
         writers: list[Output] = [spool, CocoJson(part / "predictions.json"), *outputs]
-        if mapped:
-            newest = max(path.stat().st_mtime for path in paths)
-            writers += [GeoJson(part / "detections.geojson", names)]
-            writers += [GeoPackage(part / "detections.gpkg", names, newest)]
+        if places:
+            newest = max(path.stat().st_mtime for path, _ in scenes)
+            writers.append(GeoPackage(part / "detections.gpkg", names, newest))
+        if any(place.mappable for place in places):
+            writers.append(GeoJson(part / "detections.geojson", names))
         if save_txt:
             writers.append(YoloLabels(part / "labels", save_conf))
-        finished = iter(journal)
-        for path in paths:
-            with tiling.open(path) as source:
-                source.name, source.stem = called[path], stems[called[path]]
-                for found in scene_rows(source, detector, tiling, tally, journal, finished):
+        with closing(_found_rows(scenes, tiling.open, detector, tiling, journal.rows)) as new:
+            found_rows = chain(journal, _journaled(new, journal))
+            for path, rows in scenes:
+                with tiling.open(path) as source:
+                    source.name, source.stem = called[path], stems[called[path]]
+                    area = tiles_of(source, tiling)[1]
+                    for found in _settled(source, rows, area, found_rows, tiling, tally):
+                        for writer in writers:
+                            writer.add(source, found)
+                        report(tally)
                     for writer in writers:
-                        writer.add(source, found)
-                    report(tally)
-                for writer in writers:
-                    writer.end(source)
+                        writer.end(source)
         for writer in writers:
             writer.close()
-        write_page(part, spool, {called[path]: path for path in paths}, names, tally.text(), tiling.open)
+        write_page(part, spool, {called[path]: path for path, _ in scenes}, names, tally.text(), tiling.open)
         _publish(part, out, made_of)
         journal.remove()
     part.rmdir()
     return tally
+
+
+def _journaled(found: Iterator[Row], journal: Journal) -> Iterator[Row]:
+    """Yield rows as soon as they are in the journal."""
+    for row in found:
+        journal.append(row)
+        yield row
 
 
 def written(out: str | Path) -> list[Path]:
@@ -295,32 +331,48 @@ def _check_folder(out: Path, overwrite: bool) -> None:
     if foreign:
         raise ValueError(
             f"{out}: {foreign.relative_to(out)} was not written by predict, which would replace it or write beside it: "
-            "take another --out"
+            f"take another --out, or remove it if it is of an old version, which left no {MANIFEST} to tell"
         )
 
 
-def _measure(paths: Sequence[Path], tiling: Tiling) -> tuple[Tally, bool, list[Path]]:
-    """Open every scene, before any work, count the tiles, return whether any lies on a map, and all files behind."""
-    tally, mapped, read = Tally(), False, []
+def _measure(
+    paths: Sequence[Path], tiling: Tiling
+) -> tuple[Tally, list[tuple[Path, list[list[Window]]]], list[Georeference], list[Path]]:
+    """Open every scene, before any work: return counts, scenes with their tiles, their places, and all files behind."""
+    tally, read = Tally(), []
+    scenes: list[tuple[Path, list[list[Window]]]] = []
+    places: dict[Path, Georeference] = {}
     for path in paths:
-        with tiling.open(path) as source:
+        try:
+            source = tiling.open(path)
+        except DamagedError as error:
+            if not tiling.skip_bad_tiles:
+                raise DamagedError(f"{error}; --skip-bad-tiles leaves such scenes out") from None
+            tally.unread.append(str(error))
+            continue
+        with source:
             rows, area = tiles_of(source, tiling)
+            scenes.append((path, rows))
             number = sum(map(len, rows))
             tally.total += number
             if area:
                 every = tile_rows(source.width, source.height, tiling.tile, tiling.overlap)
                 tally.outside += sum(map(len, every)) - number
-            mapped |= source.place is not None
-            if source.place and source.place.crs and not source.place.on_earth:
-                warnings.warn(
-                    f"{path}: its CRS has no way to longitude and latitude: no GeoJSON of it, no side_m, and "
-                    "the GeoPackage is in its own coordinates",
-                    stacklevel=2,
-                )
+            if source.place:
+                places[path] = source.place
             read += source.files
+    if not scenes:
+        raise DamagedError(f"source: no scene can be read: {'; '.join(tally.unread)}")
     if not tally.total:
         raise ValueError(f"aoi: {tiling.aoi} touches no scene")
-    return tally, mapped, read
+    if lost := [path for path, place in places.items() if not place.mappable]:
+        warnings.warn(
+            f"{lost[0]}{f' and {len(lost) - 1} more' if lost[1:] else ''}: its CRS has no way to longitude and "
+            f"latitude: {'not' if len(lost) < len(places) else 'no file'} detections.geojson, "
+            "no side_m, and detections.gpkg is in its own coordinates",
+            stacklevel=2,
+        )
+    return tally, scenes, list(places.values()), read
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:

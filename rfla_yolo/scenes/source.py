@@ -16,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .georeference import Georeference
-from .images import IMAGE_SUFFIXES, TRAINED_PIXELS, check_depth, check_pixels, image_size, is_turned, read_image
+from .images import (
+    IMAGE_SUFFIXES,
+    TRAINED_PIXELS,
+    DamagedError,
+    check_depth,
+    check_pixels,
+    image_size,
+    is_turned,
+    read_image,
+)
 from .windows import Window
 
 Pixels = NDArray[np.uint8]
@@ -25,10 +34,6 @@ PICTURE_SUFFIXES = tuple(s for s in IMAGE_SUFFIXES if s not in (".tif", ".tiff",
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
 CACHE = 64 << 20  # bytes of decoded blocks that GDAL keeps; more where the strips of a row of tiles need it
 SAMPLES, SAMPLE = 16, 128  # percentiles are those of 16 x 16 windows of 128 px
-
-
-class DamagedBlockError(ValueError):
-    """A window of a scene that cannot be read."""
 
 
 class Source:
@@ -60,7 +65,7 @@ class Source:
         """Return the pixels of a window as RGB, (H, W, 3), or None where no pixel is valid.
 
         Raises:
-            DamagedBlockError: If the file is damaged there.
+            DamagedError: If the file is damaged there.
         """
         raise NotImplementedError
 
@@ -89,7 +94,6 @@ class Picture(Source):
 
     def __init__(self, path: Path, pixels: Pixels | None = None) -> None:
         self._given = pixels
-        self._damage = ""  # why the file cannot be read, once that is known
         if pixels is None:
             check_depth(path)
             super().__init__(path, *image_size(path))
@@ -97,26 +101,26 @@ class Picture(Source):
             super().__init__(path, pixels.shape[1], pixels.shape[0])
 
     @cached_property
-    def pixels(self) -> Pixels:
-        """The whole picture as RGB, (H, W, 3); read from the file on first use."""
-        return np.ascontiguousarray(read_image(self.path)[..., ::-1]) if self._given is None else self._given
+    def pixels(self) -> Pixels | str:
+        """The whole picture as RGB, (H, W, 3), read from the file on first use, or why it cannot be read."""
+        if self._given is not None:
+            return self._given
+        try:
+            return np.ascontiguousarray(read_image(self.path)[..., ::-1])
+        except ValueError as error:
+            return str(error)
 
     def read(self, window: Window) -> Pixels:
         """Return the pixels of a window."""
         left, top, width, height = window
-        if not self._damage:
-            try:
-                _ = self.pixels
-            except ValueError as error:
-                self._damage = str(error)
-        if self._damage:
-            raise DamagedBlockError(f"{self._damage} ({words(window)})")
+        if isinstance(self.pixels, str):
+            raise DamagedError(f"{self.pixels} ({words(window)})")
         return np.ascontiguousarray(self.pixels[top : top + height, left : left + width])
 
     def overview(self, longest: int) -> Pixels:
-        """Return the picture, shrunk."""
+        """Return the picture, shrunk; black where it cannot be read."""
         height, width = _shrunk(self.width, self.height, longest)
-        if self._damage:
+        if isinstance(self.pixels, str):
             return np.zeros((height, width, 3), dtype=np.uint8)
         return np.asarray(cv2.resize(self.pixels, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
@@ -132,8 +136,9 @@ class Raster(Source):
             band. Without it a file that is not 8-bit is refused.
 
     Raises:
+        DamagedError: If the file is no raster.
         ImportError: If rasterio is not installed.
-        ValueError: If the file is no raster, a band is not there, or the values need a stretch.
+        ValueError: If a band is not there, or the values need a stretch.
     """
 
     def __init__(self, path: Path, bands: Sequence[int] = (), stretch: Sequence[float | str] = ()) -> None:
@@ -143,7 +148,7 @@ class Raster(Source):
                 warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
                 self._file: Any = rasterio.open(path)
         except rasterio.errors.RasterioIOError as error:
-            raise ValueError(f"{path}: is no raster that GDAL can read: {error}") from None
+            raise DamagedError(f"{path}: is no raster that GDAL can read: {error}") from None
         self._error: type[Exception] = rasterio.errors.RasterioIOError
         super().__init__(path, self._file.width, self._file.height)
         self.files = [Path(name) for name in self._file.files]
@@ -179,7 +184,7 @@ class Raster(Source):
         height, width = _shrunk(self.width, self.height, longest)
         try:
             values, masks = self._values(Window(0, 0, self.width, self.height), (height, width))
-        except DamagedBlockError:
+        except DamagedError:
             return np.zeros((height, width, 3), dtype=np.uint8)
         return self._rgb(values, np.asarray(masks.any(0)))
 
@@ -204,9 +209,7 @@ class Raster(Source):
             else:
                 valid = self._file.read_masks(self.bands, window=area, out_shape=(len(self.bands), *size)) > 0
         except self._error as error:
-            raise DamagedBlockError(
-                f"{self.path}: {words(window)} cannot be read: {error.__cause__ or error}"
-            ) from None
+            raise DamagedError(f"{self.path}: {words(window)} cannot be read: {error.__cause__ or error}") from None
         if self._type.kind == "f":
             valid &= np.isfinite(values).all(0)
         return values, valid

@@ -50,3 +50,14 @@ def test_errors_are_one_line(words, message, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         given(monkeypatch, *words)
     assert message in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_how_it_goes_on(monkeypatch, capsys):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "predict_files", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        predict.run(["--weights", "a.pt", "--source", "b.tif", "--out", "runs/c"])
+    assert ended.value.code not in (0, None)
+    assert "interrupted; the same command goes on in runs/c" in capsys.readouterr().err

@@ -256,6 +256,42 @@ def test_tile_and_overlap_follow_the_checkpoint(weights, warnings):
     assert "tile: 128 px, but the model was trained on 96 px" in warnings[0]
 
 
+def with_objects(weights: Path, path: Path, **objects: float) -> Path:
+    """Save the model again, with other things kept of its objects."""
+    content = torch.load(weights, weights_only=False)
+    content["model"].objects = objects
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("objects", "rows", "message"),
+    [
+        ({}, 4, "overlap: 64 px; the model does not say how large its objects are: give --overlap for more"),
+        ({"side_p999": 80.0}, 4, "overlap: 48 px, half of the tile, though the largest objects need 84 px"),
+        ({"side_p999": 20.0, "scale": 0.5}, 3, "training saw its images at 0.50 times their size"),
+    ],
+)
+def test_an_overlap_that_is_a_guess_or_too_small_is_warned_of(objects, rows, message, weights, warnings, tmp_path):
+    file, picture = with_objects(weights, tmp_path / "a.pt", **objects), rectangles(200, 220)[0]
+    assert len(list(predict_scene_rows(file, picture))) == rows
+    assert message in " ".join(warnings)
+    warnings.clear()
+    list(predict_scene_rows(file, picture, overlap=24))
+    assert "overlap" not in " ".join(warnings)
+
+
+def test_a_file_with_suppression_of_its_own_is_warned_of(weights, warnings, tmp_path):
+    pytest.importorskip("onnxruntime")
+    own = with_objects(weights, tmp_path / "a.pt")
+    file = RFLAYOLO(own).export(format="onnx", imgsz=SIZE, simplify=False, nms=True, conf=0.4, iou=0.6)
+    warnings.clear()
+    detector = TileDetector(file, conf=0.1)
+    assert "a.onnx holds its own suppression" in warnings[0] and "conf can only be raised" in warnings[0]
+    found = detector(tiles(1))[0]
+    assert len(found) and found.score.min() >= 0.4
+
+
 def test_sizes_of_objects_are_those_of_the_source():
     labels = [
         {"shape": (100, 200), "cls": np.zeros((2, 1)), "bboxes": np.array([[0.5, 0.5, 0.1, 0.1], [0, 0, 0.01, 0.3]])},

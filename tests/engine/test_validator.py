@@ -124,7 +124,7 @@ def test_classes_of_one_name_keep_their_figures(trained, validate, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"truth\.json: no JSON"),
+        ("{", r"truth\.json is no JSON"),
         (json.dumps({"images": [], "annotations": [], "categories": []}), "0 entries for image .*, expected 1"),
     ],
 )

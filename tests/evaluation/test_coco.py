@@ -96,7 +96,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="annotations: no such file"):
         evaluate(tmp_path / "gone.json", [])
     (tmp_path / "text.json").write_text("no")
-    with pytest.raises(ValueError, match=r"text\.json: no JSON"):
+    with pytest.raises(ValueError, match=r"text\.json is no JSON"):
         evaluate(tmp_path / "text.json", [])
     with pytest.raises(ValueError, match="annotations: expected COCO with images"):
         evaluate({"images": []}, [])

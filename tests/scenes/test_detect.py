@@ -21,7 +21,7 @@ def scene():
 
 
 def reader(scene, windows=None):
-    def read(window):
+    def read(row, window):
         if windows is not None:
             windows.append(window)
         part = scene[window.top : window.top + window.height, window.left : window.left + window.width]
@@ -50,15 +50,45 @@ def test_rows_hold_what_their_tiles_show(scene, batch):
     results = list(detect_rows(reader(scene), ROWS, detector, batch=batch))
     assert [result.row for result in results] == list(range(len(ROWS)))
     for row, result in zip(ROWS, results):
-        expected = [reader(scene)(window) for window in row]
+        expected = [reader(scene)(0, window) for window in row]
         assert result.skipped == sum(image is None for image in expected) > 0
         for window, image, found in zip(row, expected, result.found):
             own = Detections.empty() if image is None else bright([image])[0].shift(window.left, window.top)
             assert np.array_equal(found.bbox, own.bbox)
     images = [len(row) - result.skipped for row, result in zip(ROWS, results)]
-    assert sizes == [min(batch, left) for number in images for left in range(number, 0, -batch)]  # a row at a time
+    together = -(-batch // len(ROWS[0]))  # rows that have the tiles for a batch
+    sums = [sum(images[first : first + together]) for first in range(0, len(ROWS), together)]
+    assert sizes == [min(batch, left) for number in sums for left in range(number, 0, -batch)]
     pixels = {tuple(box[:2]) for result in results for box in concatenate(result.found).bbox.astype(int).tolist()}
     assert pixels == {(x, y) for y, x in zip(*np.nonzero(scene))}
+
+
+FRAMES = [tile_rows(width, 40, 50, 10)[0] for width in (50, 50, 50, 90, 30, 30, 130, 170, 50, 50)]
+
+
+@pytest.mark.parametrize("done", range(len(FRAMES) + 1))
+def test_rows_of_one_size_share_batches_and_one_that_goes_on_forms_the_same(done):
+    """Frames of 1, 1, 1, 2, 1, 1, 3, 4, 1, 1 tiles, the fifth and sixth smaller; the second has no valid pixel."""
+    calls = []
+
+    def read(row, window):
+        return None if row == 1 else np.full((window.height, window.width, 3), row, dtype=np.uint8)
+
+    def detector(images):
+        assert len({image.shape for image in images}) == 1
+        calls.append([int(image[0, 0, 0]) for image in images])
+        return [Detections.of([[0, 0, call, 1]], [1], [0]) for call in calls[-1]]
+
+    results = list(detect_rows(read, FRAMES, detector, batch=4, done=done))
+    expected = [[0, 2, 3, 3], [4, 5], [6, 6, 6, 7], [7, 7, 7], [8, 9]]
+    first = next((i for i, call in enumerate(expected) if call[-1] >= done), len(expected))
+    first -= first == 3 and done == 7  # its tiles begin in the batch before
+    assert calls == expected[first:]
+    assert [result.row for result in results] == list(range(done, len(FRAMES)))
+    for row, found, skipped in results:
+        lefts = [window.left for window in FRAMES[row]]
+        assert [part.bbox.tolist() for part in found] == [[[x, 0, x + row, 1]] if row != 1 else [] for x in lefts]
+        assert skipped == (row == 1)
 
 
 def test_few_tiles_are_in_memory(scene):
@@ -77,11 +107,11 @@ def test_few_tiles_are_in_memory(scene):
 
 
 def test_what_the_reader_raises_comes_after_the_rows_before_it(scene):
-    def read(window):
+    def read(row, window):
         assert threading.current_thread() is not threading.main_thread()
         if window == ROWS[1][2]:
             raise OSError("block 7 is damaged")
-        return reader(scene)(window)
+        return reader(scene)(0, window)
 
     rows = detect_rows(read, ROWS, bright, batch=1)
     assert next(rows).row == 0

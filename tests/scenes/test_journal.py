@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
+import types
+
 import pytest
 
 from rfla_yolo.scenes import Detections
+from rfla_yolo.scenes import journal as journal_file
 from rfla_yolo.scenes.journal import Journal, Row
 
 from .test_outputs import boxes
@@ -70,3 +76,34 @@ def test_other_settings_are_refused_by_name_or_begin_anew(tmp_path):
         assert journal.rows == 1
     with Journal(path, {**MADE_OF, "tile": 512}, overwrite=True) as journal:
         assert journal.rows == 0
+
+
+def test_windows_locks_by_its_own_means(tmp_path, monkeypatch):
+    """A stand-in for its module: a second handle to a locked file is refused as Windows does it."""
+    locked = []
+
+    def locking(handle, mode, size):
+        place = os.fstat(handle)
+        if any(os.path.samestat(place, other) for other in locked):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        assert (mode, size) == (2, 1) and os.lseek(handle, 0, os.SEEK_CUR) == 0
+        locked.append(place)
+
+    monkeypatch.setitem(sys.modules, "msvcrt", types.SimpleNamespace(locking=locking, LK_NBLCK=2))
+    monkeypatch.setattr(journal_file, "sys", types.SimpleNamespace(platform="win32"))
+    with Journal(tmp_path / "journal", MADE_OF) as journal:
+        journal.append(rows()[0])
+        with pytest.raises(ValueError, match="another process is writing into this folder"):
+            Journal(tmp_path / "journal", MADE_OF)
+    assert len(locked) == 1
+
+
+def test_rows_of_a_second_are_synced_at_once(tmp_path, monkeypatch):
+    synced, now = [], [0.0]
+    monkeypatch.setattr(journal_file.os, "fsync", lambda handle: synced.append(now[0]))
+    monkeypatch.setattr(journal_file.time, "monotonic", lambda: now[0])
+    with Journal(tmp_path / "journal", MADE_OF) as journal:
+        synced.clear()
+        for now[0] in (0.1, 0.9, 1.5, 1.6, 2.7):
+            journal.append(rows()[0])
+    assert synced == [1.5, 2.7]

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ import pytest
 
 from rfla_yolo.scenes import Detections
 from rfla_yolo.scenes.run import FILES, UNFINISHED, Tally, Tiling, run_scenes, scene_rows, written
-from rfla_yolo.scenes.source import DamagedBlockError, Picture, open_source
+from rfla_yolo.scenes.source import DamagedError, Picture, open_source
 
 from .conftest import NAMES, detector, rectangles
 
@@ -117,7 +118,7 @@ def test_a_damaged_block_is_named_or_its_tiles_left_out(write_tiff, tmp_path):
     message = (
         r"scene.tif: the window of 128 x 128 px at 96, 96 cannot be read: .*; --skip-bad-tiles leaves such tiles out"
     )
-    with pytest.raises(DamagedBlockError, match=message):
+    with pytest.raises(DamagedError, match=message):
         run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
     tiling = Tiling(tile=128, overlap=32, batch=4, skip_bad_tiles=True)
     tally = run_scenes([path], detector, tmp_path / "skipped", tiling, NAMES, MADE_OF)
@@ -141,6 +142,54 @@ def test_pictures_of_a_folder(tmp_path):
         found = np.array([entry["bbox"] for entry in entries if entry["image_id"] == name])
         np.testing.assert_array_equal(in_order(found[:, :2]), in_order(boxes[:, :2]))
     assert not (tmp_path / "out" / "detections.gpkg").exists()
+
+
+def frames(folder: Path, number: int = 11) -> list[Path]:
+    paths = [folder / f"{i:02d}.png" for i in range(number)]
+    for seed, path in enumerate(paths):
+        picture, _ = rectangles(*((128, 128) if seed % 5 else (150, 140)), seed + 1, seed)
+        cv2.imwrite(str(path), picture[..., ::-1])
+    return paths
+
+
+def test_frames_that_are_a_tile_each_share_batches(tmp_path):
+    sizes = []
+
+    def counting(tiles):
+        sizes.append(len(tiles))
+        return detector(tiles)
+
+    paths = frames(tmp_path)
+    tally = run_scenes(paths, counting, tmp_path / "out", TILING, NAMES, MADE_OF)
+    assert sizes == [4] * 5  # of 4, 1, 1, 1, 1, 4, 1, 1, 1, 1 and 4 tiles
+    assert [tally.objects[path.name] for path in paths] == list(range(1, 12))
+    one = run_scenes(paths[3:4], detector, tmp_path / "one", TILING, NAMES, MADE_OF)
+    assert one.objects[paths[3].name] == 4
+
+
+@pytest.mark.parametrize("calls", range(5))
+def test_frames_that_were_interrupted_go_on_in_the_same_batches(calls, tmp_path):
+    """The detector adds to what it finds how many tiles it was given: another batch would show in the files."""
+
+    def of_batch(tiles):
+        return [Detections(d.bbox, d.score - len(tiles) / 100, d.label, d.cut) for d in detector(tiles)]
+
+    left = [calls]
+
+    def interrupted(tiles):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return of_batch(tiles)
+
+    paths = frames(tmp_path)
+    run_scenes(paths, of_batch, tmp_path / "whole", TILING, NAMES, MADE_OF)
+    with pytest.raises(KeyboardInterrupt):
+        run_scenes(paths, interrupted, tmp_path / "out", TILING, NAMES, MADE_OF)
+    assert (tmp_path / "out" / UNFINISHED / "journal").exists()
+    run_scenes(paths, of_batch, tmp_path / "out", TILING, NAMES, MADE_OF)
+    one, other = ((tmp_path / name / "predictions.json").read_bytes() for name in ("whole", "out"))
+    assert one == other
 
 
 def test_tiles_that_reach_the_limit_are_named():
@@ -184,7 +233,8 @@ def test_files_of_others_stay_and_those_of_an_earlier_run_go(write_tiff, tmp_pat
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("mine")
         for overwrite in (False, True):
-            with pytest.raises(ValueError, match=rf"{name} was not written by predict.*take another --out"):
+            message = rf"{name} was not written by predict.*take another --out, or remove it if it is of an old version"
+            with pytest.raises(ValueError, match=message):
                 run_scenes([path], detector, out, TILING, NAMES, MADE_OF, overwrite=overwrite)
         assert (out / name).read_text() == "mine"
         (out / name).unlink()
@@ -259,23 +309,65 @@ def test_the_border_of_the_area_cuts_and_that_of_the_scene_does_not(tmp_path):
     assert found.bbox.tolist() == [[0, 20, 20, 30], [60, 60, 128, 70]] and found.cut.tolist() == [False, True]
 
 
-@pytest.mark.parametrize("kind", ["local", "off the earth"])
+OFF_THE_MAP = {
+    "local": 'LOCAL_CS["site",UNIT["metre",1]]',
+    "moon": "+proj=eqc +lat_ts=0 +lon_0=0 +R=1737400 +units=m",
+    "moon by name": "IAU_2015:30110",
+}
+
+
+@pytest.mark.parametrize("kind", OFF_THE_MAP)
 def test_scenes_that_are_not_of_the_earth(kind, write_tiff, tmp_path):
-    crs = {"local": 'LOCAL_CS["site",UNIT["metre",1]]', "off the earth": "+proj=ortho +lat_0=10 +lon_0=20 +datum=WGS84"}
-    transform = rasterio.Affine(20_000, 0, -7e6, 0, -25_000, 6.5e6)
-    picture, boxes = rectangles(700, 500)
-    path = write_tiff(picture, crs=crs[kind], transform=transform)
-    if kind == "local":
-        with pytest.warns(UserWarning, match="scene.tif: its CRS has no way to longitude and latitude"):
-            run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
-    else:
+    transform = rasterio.Affine(2, 0, 1000, 0, -2, 5000)
+    picture, boxes = rectangles(300, 200)
+    path = write_tiff(picture, crs=OFF_THE_MAP[kind], transform=transform)
+    message = r"scene.tif: its CRS has no way to longitude and latitude: no file detections.geojson, no side_m"
+    with pytest.warns(UserWarning, match=message):
         run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
+    np.testing.assert_array_equal(found_boxes(tmp_path / "out"), in_order(boxes))
+    assert not (tmp_path / "out" / "detections.geojson").exists()
+    meta, _, _, columns = pyogrio.raw.read(tmp_path / "out" / "detections.gpkg")
+    metres = dict(zip(meta["fields"], columns))["side_m"]
+    assert len(metres) == len(boxes) and np.isnan(metres).all()
+
+    earth = write_tiff(picture, "earth.tif", **UTM)
+    with pytest.warns(UserWarning, match=r"scene.tif: its CRS .*: not detections.geojson, no side_m"):
+        run_scenes([path, earth], detector, tmp_path / "both", TILING, NAMES, MADE_OF)
+    features = json.loads((tmp_path / "both" / "detections.geojson").read_text())["features"]
+    assert [feature["properties"]["image"] for feature in features] == ["earth.tif"] * len(boxes)
+
+    ring = [[0, 0], [1, 0], [1, 1], [0, 0]]
+    (tmp_path / "aoi.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    tiling = replace(TILING, aoi=tmp_path / "aoi.geojson")
+    with pytest.raises(ValueError, match=r"aoi: .*longitude and latitude, to which the CRS of .*scene.tif has no way"):
+        run_scenes([path], detector, tmp_path / "in", tiling, NAMES, MADE_OF)
+
+
+def test_a_scene_that_shows_more_than_the_earth(write_tiff, tmp_path):
+    crs, transform = "+proj=ortho +lat_0=10 +lon_0=20 +datum=WGS84", rasterio.Affine(20_000, 0, -7e6, 0, -25_000, 6.5e6)
+    picture, boxes = rectangles(700, 500)
+    path = write_tiff(picture, crs=crs, transform=transform)
+    run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
     np.testing.assert_array_equal(found_boxes(tmp_path / "out"), in_order(boxes))
     features = len(json.loads((tmp_path / "out" / "detections.geojson").read_text())["features"])
     meta, _, _, columns = pyogrio.raw.read(tmp_path / "out" / "detections.gpkg")
     metres = dict(zip(meta["fields"], columns))["side_m"]
     assert len(metres) == len(boxes) and np.isfinite(metres).sum() == features
-    assert features == 0 if kind == "local" else 0 < features < len(boxes)
+    assert 0 < features < len(boxes)
+
+
+def test_an_area_is_px_where_the_scene_has_no_crs_and_the_file_names_none(write_tiff, tmp_path):
+    path = write_tiff(rectangles(300, 200)[0], transform=rasterio.Affine(2, 0, 1000, 0, -2, 5000))
+    area = {"type": "Polygon", "coordinates": [[[0, 0], [150, 0], [150, 200], [0, 200], [0, 0]]]}
+    tiling = replace(TILING, aoi=tmp_path / "aoi.geojson")
+    (tmp_path / "aoi.geojson").write_text(json.dumps(area))
+    run_scenes([path], detector, tmp_path / "out", tiling, NAMES, MADE_OF)
+    found = found_boxes(tmp_path / "out")
+    assert len(found) > 0 and (found[:, ::2].mean(1) < 150).all()
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:OGC:1.3:CRS84"}}
+    (tmp_path / "aoi.geojson").write_text(json.dumps({**area, "crs": crs}))
+    with pytest.raises(ValueError, match=r"aoi: .* names longitude and latitude as its CRS, and .*scene.tif has none"):
+        run_scenes([path], detector, tmp_path / "in", tiling, NAMES, MADE_OF)
 
 
 def test_a_truncated_picture_is_left_out(tmp_path):
@@ -284,10 +376,32 @@ def test_a_truncated_picture_is_left_out(tmp_path):
         cv2.imwrite(str(tmp_path / name), picture[..., ::-1])
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:20_000])
     paths, tiling = [tmp_path / "a.png", tmp_path / "b.png"], Tiling(tile=128, overlap=32, skip_bad_tiles=True)
-    with pytest.raises(DamagedBlockError, match=r"a.png: image cannot be read.*--skip-bad-tiles"):
+    with pytest.raises(DamagedError, match=r"a.png: image cannot be read.*--skip-bad-tiles"):
         run_scenes(paths, detector, tmp_path / "out", TILING, NAMES, MADE_OF)
     tally = run_scenes(paths, detector, tmp_path / "skipped", tiling, NAMES, MADE_OF)
     assert len(tally.damaged) == 6 and tally.objects["b.png"] == len(boxes)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 30, b"II*\0" + b"\xff" * 30])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_file_that_is_no_picture_is_left_out_and_counted(content, suffix, tmp_path):
+    cv2.imwrite(str(tmp_path / "b.png"), rectangles(300, 200, 8)[0][..., ::-1])
+    (tmp_path / f"a.{suffix}").write_bytes(content)
+    paths = [tmp_path / f"a.{suffix}", tmp_path / "b.png"]
+    with pytest.raises(DamagedError, match=rf"a.{suffix}: is no .* that .*--skip-bad-tiles leaves such"):
+        run_scenes(paths, detector, tmp_path / "out", TILING, NAMES, MADE_OF)
+    tiling = replace(TILING, skip_bad_tiles=True)
+    tally = run_scenes(paths, detector, tmp_path / "out", tiling, NAMES, MADE_OF)
+    assert tally.text().splitlines()[0] == "8 objects on 6 tiles, 1 scenes that cannot be read"
+    assert f"a.{suffix}: is no" in tally.text().splitlines()[1]
+    with pytest.raises(DamagedError, match=r"source: no scene can be read: .*is no"):
+        run_scenes(paths[:1], detector, tmp_path / "none", tiling, NAMES, MADE_OF)
+
+
+def test_what_needs_a_setting_is_no_damage(write_tiff, tmp_path):
+    path = write_tiff(np.ones((50, 50, 1), dtype=np.uint16))
+    with pytest.raises(ValueError, match="give --stretch"):
+        run_scenes([path], detector, tmp_path / "out", replace(TILING, skip_bad_tiles=True), NAMES, MADE_OF)
 
 
 RUN = """

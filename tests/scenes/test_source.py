@@ -11,7 +11,7 @@ from PIL import Image
 
 from rfla_yolo.scenes import Window
 from rfla_yolo.scenes.images import read_image
-from rfla_yolo.scenes.source import DamagedBlockError, Picture, find_sources, open_source
+from rfla_yolo.scenes.source import DamagedError, Picture, find_sources, open_source
 
 from .conftest import rectangles
 
@@ -205,7 +205,7 @@ def test_damage_is_named_by_its_window(write_tiff):
         file.write(b"\0" * 64)
     with open_source(path) as source:
         assert source.read(Window(128, 128, 64, 64)) is not None
-        with pytest.raises(DamagedBlockError, match=r"scene.tif: the window of 50 x 40 px at 70, 80 cannot be read"):
+        with pytest.raises(DamagedError, match=r"scene.tif: the window of 50 x 40 px at 70, 80 cannot be read"):
             source.read(Window(70, 80, 50, 40))
 
 
