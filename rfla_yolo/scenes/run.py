@@ -97,7 +97,7 @@ class Tally:
         parts = [f"{self.objects.total()} objects on {self.done} tiles"]
         parts += [f"{self.empty} of them without a valid pixel"] if self.empty else []
         parts += [f"{self.outside} tiles outside of the area of interest"] if self.outside else []
-        full = [f"{tile}: has reached the limit of detections (--max-det)" for tile in self.full]
+        full = [f"{tile}: has reached the limit of detections (--max-det or the exported file's)" for tile in self.full]
         return "\n".join([", ".join(parts), *self.damaged, *full])
 
 
