@@ -38,7 +38,7 @@ class RFLAYOLO(YOLO):
 
     Raises:
         FileNotFoundError: If the file does not exist and is none of Ultralytics' own.
-        ValueError: If it is no checkpoint, or for another task.
+        ValueError: If it is no model or checkpoint, or for another task.
 
     Example:
         >>> model = RFLAYOLO("yolov8n-p2.yaml")
@@ -54,6 +54,8 @@ class RFLAYOLO(YOLO):
         exported = format_of(path)
         if (path.suffix == ".pt" or exported) and not path.exists() and path.stem not in GITHUB_ASSETS_STEMS:
             raise FileNotFoundError(f"model: no such file: {path}")
+        if path.is_file() and not exported and path.suffix not in {".pt", ".yaml", ".yml"}:
+            raise ValueError(f"model: {path} is no model YAML, checkpoint (.pt) or exported file")
         written = BaseBackend.read_metadata(path).get("task") if exported else None  # Ultralytics guesses by the name
         try:
             super().__init__(model, written or (None if path.suffix in {".yaml", ".yml"} else task), verbose)

@@ -396,7 +396,7 @@ def _load(model: str | Path | YOLO) -> nn.Module | str:
     if not Path(model).exists():
         raise FileNotFoundError(f"model: no such file: {model}")
     if format_of(model) is None:
-        raise ValueError(f"model: {model} is neither a checkpoint (.pt) nor an exported file")
+        raise ValueError(f"model: {model} is no checkpoint (.pt) or exported file")
     return str(model)
 
 

@@ -116,8 +116,9 @@ def test_a_tile_is_full_where_the_file_gives_no_more(weights, tmp_path):
 
 def test_another_file_is_no_model(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match=r"notes\.txt is neither a checkpoint \(\.pt\) nor an exported file$"):
-        TileDetector(tmp_path / "notes.txt")
+    for call in (TileDetector, RFLAYOLO):
+        with pytest.raises(ValueError, match=r"notes\.txt is no .*checkpoint \(\.pt\) or exported file$"):
+            call(tmp_path / "notes.txt")
 
 
 def test_conf_best_takes_the_scores_that_val_wrote(weights, warnings, tmp_path):
