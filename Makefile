@@ -15,8 +15,7 @@ test: .venv/dev lint ## run lint, types, tests and doctests
 test-all: .venv/dev .venv/all-formats lint ## the same, and the tests that take minutes, among them those of all runtimes
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-test-matrix: .venv/dev ## the tests with the newest Ultralytics on every Python that is on PATH, and the oldest on 3.10, which must be
-	$(BIN)/tox run --skip-missing-interpreters false -e py310-oldest
+test-matrix: .venv/dev ## the tests with the oldest Ultralytics on the Python of .venv, and with the newest on every Python that is on PATH
 	$(BIN)/tox run
 
 lint: .venv/dev

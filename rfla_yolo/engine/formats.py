@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 from unittest.mock import patch
 from xml.etree import ElementTree
 
 from ultralytics.engine.exporter import export_formats
 from ultralytics.nn.autobackend import AutoBackend
-from ultralytics.nn.backends import OpenVINOBackend
+from ultralytics.nn.backends import NCNNBackend, OpenVINOBackend
+from ultralytics.nn.backends.base import BaseBackend
 from ultralytics.utils import DEFAULT_CFG, LOGGER, checks
 
 ONNX = ("onnx>=1.16", ("onnxruntime>=1.18", "onnxruntime-gpu>=1.18"), "onnxslim>=0.1.82")
@@ -65,27 +67,63 @@ def check_request(given: str | None, nms: bool | None, one_to_one: bool) -> str:
 
 
 @contextmanager
-def safely(name: str | None) -> Iterator[None]:
+def safely(name: str | None, check: Callable[[Any], None] = lambda backend: None) -> Iterator[None]:
     """Write or run a file with no package installed by itself, and OpenVINO's in float32.
 
     Ultralytics installs what is missing, and so does MNN's converter.
 
     Args:
         name: Format of the file; None for a checkpoint that is run.
+        check: Called with the runner of a file, Ultralytics' backend, when it has loaded the file.
 
     Raises:
         ModuleNotFoundError: If a package is missing: what to install.
+        ValueError: If a file that is run cannot be read.
     """
-    backends = patch.dict(AutoBackend._BACKEND_MAP, openvino=Float32OpenVINO)
+    backends = {**AutoBackend._BACKEND_MAP, "openvino": Float32OpenVINO, "ncnn": CheckedNCNN}
+    backends = {key: _reading(stock, key, check) for key, stock in backends.items() if key != "pt"}
     if name == "mnn":
         sys.modules.setdefault(MNN_STATISTICS, None)  # type: ignore[arg-type]  # Python's own way to forbid an import
-    with patch.object(checks, "AUTOINSTALL", False), backends:
+    with patch.object(checks, "AUTOINSTALL", False), patch.dict(AutoBackend._BACKEND_MAP, backends):
         try:
             yield
         except ModuleNotFoundError as error:
             if name is None:
                 raise
             raise ModuleNotFoundError(_what_to_install(name, error.name or str(error))) from error
+
+
+def _reading(stock: type[BaseBackend], name: str, check: Callable[[Any], None]) -> type[BaseBackend]:
+    """Return the backend with one clear error for a file that it cannot read, whatever its runtime raises."""
+
+    class Reading(stock):
+        def load_model(self, weight: str | Path) -> None:
+            try:
+                super().load_model(weight)
+            except ImportError:
+                raise
+            except Exception as error:
+                cause = shorten(f"{type(error).__name__}: {error}", 160, placeholder=" ...")
+                raise ValueError(f"model: {weight} cannot be read as {name}; is the file whole? ({cause})") from error
+            check(self)
+
+    return Reading
+
+
+class CheckedNCNN(NCNNBackend):
+    """Ultralytics' runner of NCNN files, which runs what could not be read, and crashes."""
+
+    def load_model(self, weight: str | Path) -> None:
+        """Load the file, and read it once more for what NCNN says of it.
+
+        Raises:
+            ValueError: If it cannot be read.
+        """
+        super().load_model(weight)
+        network = self.pyncnn.Net()
+        param = next(Path(weight).glob("*.param")) if Path(weight).is_dir() else Path(weight)
+        if network.load_param(str(param)) or network.load_model(str(param.with_suffix(".bin"))):
+            raise ValueError(f"{param.name} or {param.with_suffix('.bin').name} is no network of NCNN")
 
 
 class Float32OpenVINO(OpenVINOBackend):

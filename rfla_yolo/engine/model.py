@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,7 +38,7 @@ class RFLAYOLO(YOLO):
 
     Raises:
         FileNotFoundError: If the file does not exist and is none of Ultralytics' own.
-        ValueError: If it is no checkpoint, or for another task.
+        ValueError: If it is no model or checkpoint, or for another task.
 
     Example:
         >>> model = RFLAYOLO("yolov8n-p2.yaml")
@@ -52,6 +54,8 @@ class RFLAYOLO(YOLO):
         exported = format_of(path)
         if (path.suffix == ".pt" or exported) and not path.exists() and path.stem not in GITHUB_ASSETS_STEMS:
             raise FileNotFoundError(f"model: no such file: {path}")
+        if path.is_file() and not exported and path.suffix not in {".pt", ".yaml", ".yml"}:
+            raise ValueError(f"model: {path} is no model YAML, checkpoint (.pt) or exported file")
         written = BaseBackend.read_metadata(path).get("task") if exported else None  # Ultralytics guesses by the name
         try:
             super().__init__(model, written or (None if path.suffix in {".yaml", ".yml"} else task), verbose)
@@ -102,7 +106,7 @@ class RFLAYOLO(YOLO):
         model = self.model
         if "nms" in kwargs or not self._has_branches():
             self._log_branch("validating", kwargs)
-            with safely(self._format()):
+            with safely(self._format(), partial(self._check_file, "validating", kwargs)):
                 return super().val(validator, **kwargs)
         other = deepcopy(model)  # a validation removes the branch that it does not use
         LOGGER.info(f"The {branch_in_use(None)}, with non-maximum suppression:")
@@ -117,17 +121,18 @@ class RFLAYOLO(YOLO):
     def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
         """Predict, with room for dense images; of a head with two branches the log says which it is."""
         self._log_branch("predicting", kwargs)
-        with safely(self._format()):
+        with safely(self._format(), partial(self._check_file, "predicting", kwargs)):
             return super().predict(source, stream, predictor, **{"max_det": self._max_det(), **kwargs})
 
     def export(self, **kwargs: Any) -> str:
         """Export, with room for dense images where the file selects the boxes itself, and OpenVINO in float32.
 
         Raises:
-            ValueError: If the format cannot hold what ``nms`` asks for.
+            ValueError: If the model is an exported file, or the format cannot hold what ``nms`` asks for.
             ModuleNotFoundError: If packages are missing; none is installed.
         """
-        self._check_is_pytorch_model()
+        if isinstance(self.model, (str, Path)):
+            raise ValueError(f"model: {self.model} is an exported file; export takes a checkpoint (.pt)")
         name = check_request(kwargs.get("format"), kwargs.get("nms"), self._has_branches())
         self._log_branch("exporting", kwargs)
         if not kwargs.get("dynamic"):  # one size of image: there are no more boxes than anchors
@@ -154,6 +159,20 @@ class RFLAYOLO(YOLO):
             nms = arguments.get("nms", self.overrides.get("nms"))
             LOGGER.info(f"{colorstr('rfla:')} {what} by the {branch_in_use(nms)}")
 
+    def _check_file(self, what: str, arguments: dict[str, Any], file: Any) -> None:
+        """Check that an exported file, loaded, takes the size of image that is given, and say what selects its boxes.
+
+        Raises:
+            ValueError: If it takes another size; Ultralytics would take the file's in silence.
+        """
+        given = {**self.overrides, **arguments}
+        if "imgsz" in given and "imgsz" in file.metadata and not file.dynamic:
+            check_size("imgsz", check_imgsz(given["imgsz"], stride=file.stride, min_dim=2), file.imgsz)
+        if file.end2end and given.get("verbose") is not False:
+            suppresses = file.metadata.get("args", {}).get("nms")
+            chosen = "suppression" if suppresses else f"{branch_in_use(False)}, whatever nms is given"
+            LOGGER.info(f"{colorstr('rfla:')} {what} by the file's {chosen}")
+
     def _max_det(self) -> int:
         """Return the limit of detections an image that holds where a call gives none."""
         return self.overrides.get("max_det", MAX_DET)
@@ -162,6 +181,16 @@ class RFLAYOLO(YOLO):
         """Refuse: Ultralytics' tuner starts its own command, which would train with TAL in silence."""
         raise NotImplementedError(
             "tune() would train with Ultralytics' own assigner; search by rfla-yolo tune, or rfla_yolo.engine.tune.tune"
+        )
+
+
+def check_size(name: str, given: Sequence[int], taken: Sequence[int]) -> None:
+    """Raise ValueError unless an exported file takes images of the size that is given; heights and widths, px."""
+    if list(given) != list(taken):
+        asked, fixed = (" x ".join(map(str, size)) for size in (given, taken))
+        raise ValueError(
+            f"{name} must be the exported file's {fixed} px, not {asked}: leave it out, or export the file with that "
+            "imgsz or with dynamic=True"
         )
 
 

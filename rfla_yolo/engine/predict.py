@@ -29,7 +29,8 @@ from ..scenes.detections import concatenate
 from ..scenes.outputs import Output
 from ..scenes.run import UNFINISHED, Tally, Tiling, run_scenes, scene_rows, tiles_of, written
 from ..scenes.source import Picture, Source, find_sources
-from .model import RFLAYOLO
+from .formats import format_of, safely
+from .model import RFLAYOLO, check_size
 from .precision import decode_in_float32
 from .validator import MAX_DET, MAX_NMS
 
@@ -58,7 +59,7 @@ class TileDetector:
         conf: Least score of a scene's detections; "best": of each class the score of the lowest LRP, from the
             ``metrics.json`` beside the weights' run; or the path of such a file.
         iou: Two boxes of a class that overlap more are one object.
-        max_det: Detections a tile; those that reach ``conf`` come first.
+        max_det: Detections a tile; those that reach ``conf`` come first. A file that selects boxes may give fewer.
         nms: False: by the one-to-one branch of a head that has one.
         classes: Indices of the classes to keep; all by default.
 
@@ -100,9 +101,9 @@ class TileDetector:
             raise ValueError("classes holds none: leave it out for all")
         network, called, found = _load(model)
         self._one_to_one = nms is False
-        self._backend: Any = AutoBackend(
-            network, select_device(device, verbose=False), fp16=half, verbose=False, end2end=self._one_to_one
-        )
+        place = select_device(device, verbose=False)
+        with safely(format_of(network) if isinstance(network, str) else None):
+            self._backend: Any = AutoBackend(network, place, fp16=half, verbose=False, end2end=self._one_to_one)
         self._backend.eval()
         if self._backend.fp16:
             decode_in_float32(self._backend)
@@ -136,6 +137,10 @@ class TileDetector:
                     "conf can only be raised, and iou changes nothing; export it without --nms"
                 )
         self.imgsz = max(sides) if isinstance(sides, (list, tuple)) else int(sides)
+        if self._fixed:
+            self.imgsz = min(self._fixed)  # of a file for pictures that are no squares the rest is padding
+        if self._backend.end2end and not isinstance(network, nn.Module):
+            self.max_det = min(max_det, self._room() or max_det)
         self.conf = _thresholds(conf, model, self.names)
         self.least = merged_from(self.conf)
         self.on_cpu: bool = self._backend.device.type == "cpu"
@@ -148,22 +153,20 @@ class TileDetector:
         return {**plain, **kept, "device": str(self._backend.device.type), **_versions()}
 
     def check_tile(self, tile: int) -> None:
-        """Raise ValueError where the file takes no tiles of this side, px."""
-        if self._fixed and tile > min(self._fixed):
-            height, width = self._fixed
-            raise ValueError(
-                f"tile must be at most {min(self._fixed)}, not {tile}: the exported file takes {height} x {width} px; "
-                "export it with that imgsz, or with dynamic=True"
-            )
+        """Raise ValueError where the file takes no tiles of this side, px; it would take smaller ones padded."""
+        if self._fixed and tile != self.imgsz:
+            check_size("tile", (tile, tile), self._fixed)
+
+    def _room(self) -> int:
+        """Return the number of boxes that an exported file which selects them gives for a tile."""
+        tile = np.full((self.imgsz, self.imgsz, 3), PADDING, dtype=np.uint8)
+        return int(self._scored(self._run([tile])).shape[1])
 
     def __call__(self, tiles: list[np.ndarray]) -> list[Detections]:
         """Return the detections on each tile."""
-        images = torch.from_numpy(self._stack(tiles)).to(self._backend.device).permute(0, 3, 1, 2)
-        number = torch.half if self._backend.fp16 else torch.float
-        images = images.to(number, memory_format=torch.contiguous_format).div_(255)
         with torch.inference_mode():
             outputs = suppression.non_max_suppression(
-                self._scored(self._backend(images)),
+                self._scored(self._run(tiles)),
                 max(float(self.least.min()) - 1e-6, 0.0),  # it takes what is above, we what is not below
                 self._iou,
                 self._classes,
@@ -174,6 +177,13 @@ class TileDetector:
                 end2end=self._backend.end2end,
             )
         return [self._keep(found.float().cpu().numpy()) for found in outputs]
+
+    def _run(self, tiles: list[np.ndarray]) -> Any:
+        """Return the outputs of the network for tiles."""
+        images = torch.from_numpy(self._stack(tiles)).to(self._backend.device).permute(0, 3, 1, 2)
+        number = torch.half if self._backend.fp16 else torch.float
+        with torch.inference_mode():
+            return self._backend(images.to(number, memory_format=torch.contiguous_format).div_(255))
 
     def _scored(self, outputs: Any) -> torch.Tensor:
         """Return the boxes with their scores, of what the network gives beside masks or keypoints."""
@@ -398,6 +408,8 @@ def _load(model: str | Path | YOLO) -> tuple[nn.Module | str, str, str | None]:
         return network, str(yolo.ckpt_path or yolo.model_name), yolo.task
     if not Path(model).exists():
         raise FileNotFoundError(f"model: no such file: {model}")
+    if format_of(model) is None:
+        raise ValueError(f"model: {model} is no checkpoint (.pt) or exported file")
     return str(model), str(model), None
 
 

@@ -56,6 +56,7 @@ class RFLAValidator(DetectionValidator):
     """
 
     evaluation: Evaluation | None = None
+    _exported = False  # whether an exported file is validated
     # file, height and width, detections (D, 6) as xywh (oriented: and angle, (D, 7)), score, class, and how many were
     # cut off and were no numbers
     jdict: list[tuple[str, tuple[int, int], np.ndarray, int, int]]
@@ -105,9 +106,13 @@ class RFLAValidator(DetectionValidator):
             end2end=self.end2end,
             rotated=self.oriented,
         )
-        # an end-to-end head gives max_det boxes always; where the last still counts, more would have
+        # an end-to-end head gives max_det boxes always, a file as many as it was exported with; where the last still
+        # counts, more would have
         full = self.args.max_det if self.end2end else math.inf
-        self._cut = [max(len(x) - self.args.max_det, int(len(x) == full)) for x in outputs]
+        if self.end2end and self._exported:
+            full = min(full, (preds[0] if isinstance(preds, (list, tuple)) else preds).shape[1])
+        self._room = full
+        self._cut = [max(len(x) - self.args.max_det, int(0 < len(x) == full)) for x in outputs]
         outputs = [x[: self.args.max_det] for x in outputs]  # best first: what max_det would have left
         return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in outputs]
 
@@ -210,9 +215,8 @@ class RFLAValidator(DetectionValidator):
         """Say where ``max_det`` has cut detections off, and how many were no numbers."""
         cut = Counter({im_file: count for im_file, _, _, count, _ in self.jdict if count})
         if cut and self.end2end:
-            LOGGER.warning(
-                f"max_det={self.args.max_det} is reached in {len(cut)} images: the head may have cut some off"
-            )
+            whose = " (the exported file's)" if self._room < self.args.max_det else ""
+            LOGGER.warning(f"max_det={self._room}{whose} is reached in {len(cut)} images: it may have cut some off")
         elif cut:
             worst, most = cut.most_common(1)[0]
             LOGGER.warning(
@@ -263,6 +267,7 @@ class RFLAValidator(DetectionValidator):
     def init_metrics(self, model: Any) -> None:
         """Set up Ultralytics' metrics, and read the ground truth unless training has done so."""
         super().init_metrics(model)
+        self._exported = not self.training and getattr(model, "format", "pt") != "pt"
         self.args.save_json = False  # Ultralytics switches it on for COCO by name
         if self.args.quantize == 16:
             self._decoding.enter_context(float32_boxes(model))

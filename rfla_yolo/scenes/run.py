@@ -103,7 +103,7 @@ class Tally:
         parts += [f"{self.outside} tiles outside of the area of interest"] if self.outside else []
         parts += [f"{len(self.damaged)} tiles that cannot be read"] if self.damaged else []
         parts += [f"{len(self.unread)} scenes that cannot be read"] if self.unread else []
-        full = [f"{tile}: has reached the limit of detections (--max-det)" for tile in self.full]
+        full = [f"{tile}: has reached the limit of detections (--max-det or the exported file's)" for tile in self.full]
         return "\n".join([", ".join(parts), *self.unread, *self.damaged, *full])
 
 

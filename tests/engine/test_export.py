@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ultralytics.nn.autobackend import AutoBackend
-from ultralytics.utils import checks
+from ultralytics.utils import LOGGER, checks
 
 from rfla_yolo import RFLAYOLO
 from rfla_yolo.engine import compare_export, export, export_model, formats
+from rfla_yolo.engine.predict import TileDetector
+from rfla_yolo.engine.validator import RFLAValidator
 
 pytest.importorskip("onnxruntime")
 NMS = {"nms": True, "conf": 1e-3}
@@ -259,6 +262,10 @@ class TestRequests:
             export_model(end_to_end, format=name, nms=nms)
         assert [file.name for file in end_to_end.parent.iterdir()] == ["26.pt"]
 
+    def test_an_exported_file_is_refused(self, onnx_file, tmp_path):
+        with pytest.raises(ValueError, match=r"best\.onnx is an exported file; export takes a checkpoint \(\.pt\)$"):
+            export_model(onnx_file, format="torchscript")
+
     def test_an_image_that_is_none_is_refused(self, weights):
         with pytest.raises(FileNotFoundError, match=r"source: no such image: none\.jpg"):
             export_model(weights, "none.jpg", format="torchscript", imgsz=64)
@@ -325,6 +332,29 @@ def test_format_of(file, expected):
     assert formats.format_of(file) == expected
 
 
+BREAKS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "junk": lambda content: b"nonsense " * 500,
+}
+
+
+def data_of(trained):
+    return str(trained.parent / "set" / "set.yaml")
+
+
+def refused(file, part, how, trained):
+    """Break a file, or the part of a folder, and check that val and predict say so in one line."""
+    part.write_bytes(BREAKS[how](part.read_bytes()))
+    for run in (
+        lambda: RFLAYOLO(file).val(data=data_of(trained), project=str(file.parent)),
+        lambda: TileDetector(file),
+    ):
+        with pytest.raises(ValueError, match="is the file whole") as caught:
+            run()
+        assert str(caught.value).startswith(f"model: {file} cannot be read as ") and "\n" not in str(caught.value)
+
+
 def as_the_checkpoint(file, weights, data, folder):
     """Whether the file validates as its checkpoint does: AP within 0.1 points."""
     options = {"data": str(data), "imgsz": 64, "plots": False, "project": str(folder), "rect": False, "device": "cpu"}
@@ -338,6 +368,56 @@ def as_the_checkpoint(file, weights, data, folder):
 def test_validates_as_the_checkpoint(trained, weights, onnx_file, image, tmp_path, name):
     file = onnx_file if name == "onnx" else export_model(weights, image, format=name, imgsz=64)
     assert as_the_checkpoint(file, weights, trained.parent / "set" / "set.yaml", tmp_path)
+
+
+class TestFilesThatAreRun:
+    @pytest.fixture
+    def said(self, monkeypatch):
+        said = []
+        for level in ("info", "warning"):
+            monkeypatch.setattr(LOGGER, level, lambda message, *args: said.append(str(message)))
+        return said
+
+    @pytest.mark.parametrize("how", BREAKS)
+    @pytest.mark.parametrize("name", ["torchscript", "onnx"])
+    def test_one_that_cannot_be_read_is_named_in_one_line(self, trained, onnx_file, tmp_path, name, how):
+        file = tmp_path / f"best.{name}"
+        if name == "torchscript":
+            torch.jit.save(torch.jit.trace(torch.nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 8, 8)), file)
+        else:
+            shutil.copy(onnx_file, file)
+        refused(file, file, how, trained)
+
+    @pytest.mark.parametrize("call", ["val", "predict"])
+    def test_another_size_of_image_is_refused(self, trained, onnx_file, tmp_path, monkeypatch, call):
+        monkeypatch.setattr(RFLAValidator, "build_dataset", lambda *args: pytest.fail("begins its work"))
+        arguments = {"source": np.zeros((64, 64, 3), np.uint8)} if call == "predict" else {"data": data_of(trained)}
+        with pytest.raises(
+            ValueError, match=r"imgsz must be the exported file's 64 x 64 px, not 96 x 96: leave it out"
+        ):
+            getattr(RFLAYOLO(onnx_file), call)(imgsz=96, project=str(tmp_path), **arguments)
+
+    def test_a_dynamic_file_takes_any_size(self, trained, weights, tmp_path):
+        file = RFLAYOLO(weights).export(format="torchscript", imgsz=64, dynamic=True)
+        options = {"data": data_of(trained), "plots": False, "project": str(tmp_path)}
+        assert RFLAYOLO(file).val(imgsz=96, **options).evaluation.metrics["AP"] >= 0
+
+    @pytest.mark.parametrize(("max_det", "expected"), [(3000, "10 (the exported file's)"), (5, "5")])
+    def test_the_branch_and_the_limit_are_those_of_the_file(
+        self, trained, end_to_end, tmp_path, said, max_det, expected
+    ):
+        file = RFLAYOLO(end_to_end).export(format="torchscript", imgsz=64, nms=False, max_det=10)
+        options = {"data": data_of(trained), "plots": False, "project": str(tmp_path), "conf": 1e-6}
+        RFLAYOLO(file).val(max_det=max_det, **options)
+        count = len(list((trained.parent / "set" / "images" / "val").iterdir()))
+        assert any(text.startswith(f"max_det={expected} is reached in {count} images") for text in said)
+        assert any("validating by the file's one-to-one branch (nms=False)" in text for text in said)
+
+    def test_suppression_in_the_file_is_said(self, trained, weights, tmp_path, said):
+        file = RFLAYOLO(weights).export(format="torchscript", imgsz=64, **NMS)
+        RFLAYOLO(file).val(data=data_of(trained), plots=False, project=str(tmp_path))
+        assert any("validating by the file's suppression" in text for text in said)
+        assert not any("is reached" in text for text in said)
 
 
 @pytest.mark.slow
@@ -361,6 +441,15 @@ class TestOtherRuntimes:
             pytest.skip("refused")
         export_model(end_to_end, image, format=name, imgsz=64, nms=False)
         assert (found[0].selected, found[0].missing) == (64 + 16 + 4, 0)
+
+    def test_one_that_cannot_be_read_is_named_in_one_line(self, trained, weights, tmp_path, name):
+        file = Path(RFLAYOLO(weights).export(format=name, imgsz=64))
+        for ending in {"mnn": [""], "ncnn": [".param", ".bin"], "openvino": [".xml", ".bin"]}[name]:
+            for how in BREAKS:
+                copy = tmp_path / f"{how}{ending.replace('.', '-')}" / file.name
+                copy.parent.mkdir()
+                (shutil.copytree if file.is_dir() else shutil.copy)(file, copy)
+                refused(copy, next(copy.glob(f"*{ending}")) if ending else copy, how, trained)
 
     def test_openvino_computes_in_float32_whoever_runs_it(self, weights, image):
         """By Ultralytics' own runner, which lets OpenVINO choose the precision."""

@@ -85,8 +85,40 @@ def test_an_exported_file_finds_the_same(weights):
     for a, b in zip(one, other):
         same(a, np.concatenate([b.bbox.clip(0, SIZE), b.score[:, None], b.label[:, None]], 1))
     assert TileDetector(file).imgsz == SIZE
-    with pytest.raises(ValueError, match=r"tile must be at most 96, not 128: the exported file takes 96 x 96 px"):
-        predict_scene(file, tiles()[0], tile=128)
+    for tile in (64, 128):
+        with pytest.raises(
+            ValueError, match=rf"tile must be the exported file's 96 x 96 px, not {tile} x {tile}: leave"
+        ):
+            predict_scene(file, tiles()[0], tile=tile)
+
+
+def test_a_file_for_oblong_pictures_gets_tiles_of_its_shorter_side(weights):
+    detector = TileDetector(RFLAYOLO(weights).export(format="torchscript", imgsz=[SIZE, SIZE + 32]), conf=0.3)
+    assert detector.imgsz == SIZE
+    detector.check_tile(SIZE)
+    with pytest.raises(ValueError, match="tile must be the exported file's 96 x 128 px, not 128 x 128"):
+        detector.check_tile(SIZE + 32)
+    padded = np.full((SIZE, SIZE + 32, 3), 114, dtype=np.uint8)
+    padded[:, :SIZE] = tiles(1)[0]
+    found = TileDetector(weights, conf=0.3)([padded])[0]
+    rows = np.concatenate([found.bbox.clip(0, SIZE), found.score[:, None], found.label[:, None]], 1)
+    same(detector(tiles(1))[0], rows)
+
+
+def test_a_tile_is_full_where_the_file_gives_no_more(weights, tmp_path):
+    """A file with suppression for 25 boxes: a tile that has 25 is named, though max_det is 3000."""
+    file = RFLAYOLO(weights).export(format="torchscript", imgsz=SIZE, nms=True, max_det=25, conf=0.3)
+    assert TileDetector(file).max_det == 25 and TileDetector(file, max_det=7).max_det == 7
+    cv2.imwrite(str(tmp_path / "scene.png"), tiles(1)[0])
+    tally = predict_files(file, tmp_path / "scene.png", tmp_path / "out", conf=0.3)
+    assert len(tally.full) == 1 and "(--max-det or the exported file's)" in tally.text()
+
+
+def test_another_file_is_no_model(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    for call in (TileDetector, RFLAYOLO):
+        with pytest.raises(ValueError, match=r"notes\.txt is no .*checkpoint \(\.pt\) or exported file$"):
+            call(tmp_path / "notes.txt")
 
 
 def test_conf_best_takes_the_scores_that_val_wrote(weights, warnings, tmp_path):
