@@ -23,6 +23,7 @@ from .precision import Float32Predictor, mixed
 from .trainer import TRAINERS
 from .validator import MAX_DET
 
+NO_BRANCH = "nms=False: {model} was exported without a one-to-one branch; its boxes go through suppression"
 TASKS = ", ".join(map(repr, TRAINERS))
 
 
@@ -172,6 +173,8 @@ class RFLAYOLO(YOLO):
             suppresses = file.metadata.get("args", {}).get("nms")
             chosen = "suppression" if suppresses else f"{branch_in_use(False)}, whatever nms is given"
             LOGGER.info(f"{colorstr('rfla:')} {what} by the file's {chosen}")
+        elif given.get("nms") is False and not file.end2end:
+            LOGGER.warning(NO_BRANCH.format(model=self.model))
 
     def _max_det(self) -> int:
         """Return the limit of detections an image that holds where a call gives none."""

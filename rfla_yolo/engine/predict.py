@@ -30,7 +30,7 @@ from ..scenes.outputs import Output
 from ..scenes.run import UNFINISHED, Tally, Tiling, run_scenes, scene_rows, tiles_of, written
 from ..scenes.source import Picture, Source, find_sources
 from .formats import format_of, safely
-from .model import RFLAYOLO, check_size
+from .model import NO_BRANCH, RFLAYOLO, check_size
 from .precision import decode_in_float32
 from .validator import MAX_DET, MAX_NMS
 
@@ -129,6 +129,8 @@ class TileDetector:
         else:
             sides = self._backend.imgsz
             self._fixed = None if self._backend.dynamic else (sides[0], sides[-1])
+            if self._one_to_one and not self._backend.end2end:
+                LOGGER.warning(NO_BRANCH.format(model=called))
             embedded = self._backend.metadata.get("args", {})
             if isinstance(embedded, dict) and embedded.get("nms"):
                 known = [f"{name} {embedded[name]}" for name in ("conf", "iou") if embedded.get(name) is not None]

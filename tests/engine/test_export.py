@@ -417,7 +417,14 @@ class TestFilesThatAreRun:
         file = RFLAYOLO(weights).export(format="torchscript", imgsz=64, **NMS)
         RFLAYOLO(file).val(data=data_of(trained), plots=False, project=str(tmp_path))
         assert any("validating by the file's suppression" in text for text in said)
+        assert not any("without a one-to-one branch" in text for text in said)
         assert not any("is reached" in text for text in said)
+
+    def test_a_branch_that_is_not_in_the_file_is_said(self, trained, onnx_file, tmp_path, said):
+        RFLAYOLO(onnx_file).val(data=data_of(trained), plots=False, project=str(tmp_path), nms=False)
+        TileDetector(onnx_file, nms=False)
+        told = [text for text in said if text.startswith(f"nms=False: {onnx_file} was exported without a one-to-one")]
+        assert len(told) == 2
 
 
 @pytest.mark.slow
