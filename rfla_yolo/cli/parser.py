@@ -36,7 +36,7 @@ class Flag(NamedTuple):
         """Whether the flag takes several words."""
         return (
             isinstance(self.default, list)
-            or self.name == "rf"
+            or self.name in {"rf", "dfl_range"}
             or re.match(r"\([^)]*(list|tuple)", self.text) is not None
         )
 

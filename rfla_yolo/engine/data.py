@@ -132,7 +132,8 @@ def build_checked(
             hold more than 8 bits a value, lists them. If labels are boxes where the task needs more.
     """
     form = 1 if args.single_cls else len(data["names"]), tuple(data["kpt_shape"]) if args.task == "pose" else None
-    check_classes(args.classes, data["names"])
+    merged = args.single_cls and data.get("yaml_file")  # its names are those of the merged class by now
+    check_classes(args.classes, check_det_dataset(data["yaml_file"])["names"] if merged else data["names"])
     try:
         dataset = build()
     except RuntimeError as error:  # what Ultralytics raises where it has dropped every image

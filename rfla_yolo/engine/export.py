@@ -193,14 +193,16 @@ def set_difference(
     selected = max(map(len, sides))
     pairs = pair_boxes(*sides)
     border = max([least, *(float(side[:, 4].min()) for side in sides if len(side) == room > 0)]) * (1 + SCORES) + 1e-6
-    suppressed = missing = 0
+    suppressed: list[int] = []
+    missing = 0
     for side, other, paired in zip(sides, reversed(sides), pairs):
         alone = _without(side, paired)
         alone = alone[alone[:, 4] > border] if len(other) else alone
         explained = int(_suppressed(alone, other, iou, agnostic_nms).sum()) if iou is not None else 0
-        suppressed, missing = suppressed + explained, missing + len(alone) - explained
-    if suppressed > max(MISSING * selected, 1):
-        missing += suppressed
+        suppressed.append(explained)
+        missing += len(alone) - explained
+    if max(suppressed) > max(MISSING * selected, 1):  # one box instead of another is one on each side
+        missing += sum(suppressed)
     ours, theirs = (side[paired] for side, paired in zip(sides, pairs))
     if selected and not len(ours):
         return Difference(math.nan, math.nan, others, selected, missing)
@@ -215,13 +217,17 @@ def set_difference(
 
 
 def _suppressed(rows: torch.Tensor, kept: torch.Tensor, iou: float, agnostic: bool) -> torch.Tensor:
-    """Return which boxes one of those kept suppresses, or all but does: IoU and scores to their tolerance, (D,)."""
+    """Return which boxes one of those kept suppresses, or all but does: IoU and scores to their tolerance, (D,).
+
+    An anchor has its best class alone, so the same box under another class of the same score stands in its place.
+    """
     if rows.shape[1] == 7:  # oriented: the seventh is the angle
         oriented = [torch.cat([side[:, :4], side[:, 6:]], 1) for side in (rows, kept)]
         overlap = batch_probiou(*oriented)
     else:
         overlap = box_iou(rows[:, :4], kept[:, :4])
-    rivals = (rows[:, 5, None] == kept[None, :, 5]) | agnostic
+    same = torch.cdist(rows[:, :4], kept[:, :4], p=math.inf) < BOXES
+    rivals = (rows[:, 5, None] == kept[None, :, 5]) | agnostic | same
     return (rivals & (overlap >= iou - SCORES) & (kept[None, :, 4] >= rows[:, 4, None] - SCORES)).any(1)
 
 

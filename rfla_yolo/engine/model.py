@@ -8,7 +8,10 @@ from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
+import torch
+from torch import Tensor
 from ultralytics import YOLO
 from ultralytics.nn.backends.base import BaseBackend
 from ultralytics.nn.tasks import DetectionModel
@@ -24,6 +27,7 @@ from .trainer import TRAINERS
 from .validator import MAX_DET
 
 NO_BRANCH = "nms=False: {model} was exported without a one-to-one branch; its boxes go through suppression"
+COARSEST = 32  # px, the least stride of a backbone's last layer
 TASKS = ", ".join(map(repr, TRAINERS))
 
 
@@ -55,7 +59,7 @@ class RFLAYOLO(YOLO):
         exported = format_of(path)
         if (path.suffix == ".pt" or exported) and not path.exists() and path.stem not in GITHUB_ASSETS_STEMS:
             raise FileNotFoundError(f"model: no such file: {path}")
-        if path.is_file() and not exported and path.suffix not in {".pt", ".yaml", ".yml"}:
+        if path.exists() and not exported and path.suffix not in {".pt", ".yaml", ".yml"}:
             raise ValueError(f"model: {path} is no model YAML, checkpoint (.pt) or exported file")
         written = BaseBackend.read_metadata(path).get("task") if exported else None  # Ultralytics guesses by the name
         try:
@@ -139,10 +143,10 @@ class RFLAYOLO(YOLO):
         if not kwargs.get("dynamic"):  # one size of image: there are no more boxes than anchors
             strides = self.model.stride.tolist()
             imgsz = kwargs.get("imgsz") or self.model.args["imgsz"]
-            height, width = check_imgsz(imgsz, stride=int(max(strides)), min_dim=2)
+            height, width = check_imgsz(imgsz, stride=int(input_strides(self.model).max()), min_dim=2)
             anchors = sum(int(height / stride) * int(width / stride) for stride in strides)
             kwargs.setdefault("max_det", min(self._max_det(), anchors))
-        with safely(name):
+        with safely(name), patch.object(self.model, "stride", input_strides(self.model)):
             file = super().export(**{"max_det": self._max_det(), **kwargs})
         if name == "openvino" and BaseBackend.read_metadata(file)["args"].get("quantize") in FULL_PRECISION:
             keep_float32(file)
@@ -185,6 +189,15 @@ class RFLAYOLO(YOLO):
         raise NotImplementedError(
             "tune() would train with Ultralytics' own assigner; search by rfla-yolo tune, or rfla_yolo.engine.tune.tune"
         )
+
+
+def input_strides(model: Any) -> Tensor:
+    """Return the strides that the sides of an input must be multiples of: the head's, and at least 32 px.
+
+    A head without an output at stride 32 does not name it, though its backbone goes there; training rounds by it too.
+    """
+    strides: Tensor = model.stride
+    return strides if strides.max() >= COARSEST else torch.cat([strides, strides.new_tensor([COARSEST])])
 
 
 def check_size(name: str, given: Sequence[int], taken: Sequence[int]) -> None:

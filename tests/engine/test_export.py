@@ -191,6 +191,16 @@ class TestSets:
         assert difference.missing == 2 and difference.is_large
         assert not export.set_difference(rows, torch.cat((rows, torch.zeros(9, 6))), 0.25, iou=0.7).is_large
 
+    def test_a_class_of_the_same_score_may_stand_in_place_of_another(self):
+        """An anchor whose best two classes are equal; two such boxes of thirty are more than chance."""
+        rows = torch.tensor(ROWS)
+        rows[:, 2:4] = rows[:, :2] + 10
+        other = rows.clone()
+        other[3, 5] += 1
+        assert export.set_difference(rows, other, 0.0, iou=0.7).missing == 0
+        other[9, 5] += 1
+        assert export.set_difference(rows, other, 0.0, iou=0.7).missing == 4
+
     def test_a_box_that_the_other_side_suppresses_may_be_of_one_side(self):
         """Its IoU with a better one, 0.7, is the threshold; a threshold that is another is noticed."""
         rows = torch.tensor([[0, 0, 10, 10, 0.9, 0], [0, 0, 7, 10, 0.8, 0], [50, 50, 60, 60, 0.7, 0]])
@@ -396,6 +406,16 @@ class TestFilesThatAreRun:
             ValueError, match=r"imgsz must be the exported file's 64 x 64 px, not 96 x 96: leave it out"
         ):
             getattr(RFLAYOLO(onnx_file), call)(imgsz=96, project=str(tmp_path), **arguments)
+
+    def test_sizes_are_those_of_the_backbone(self, trained, tmp_path):
+        """A head without an output at stride 32 says 16, by which the backbone does not divide."""
+        head = RFLAYOLO("yolov8n-p234-reg8.yaml")
+        head.save(tmp_path / "p234.pt")
+        file = RFLAYOLO(tmp_path / "p234.pt").export(format="torchscript", imgsz=48, dynamic=True)
+        options = {"data": data_of(trained), "plots": False, "project": str(tmp_path)}
+        RFLAYOLO(file).val(imgsz=80, **options)
+        assert AutoBackend(file, verbose=False).stride == 32
+        assert head.model.stride.tolist() == [4, 8, 16]
 
     def test_a_dynamic_file_takes_any_size(self, trained, weights, tmp_path):
         file = RFLAYOLO(weights).export(format="torchscript", imgsz=64, dynamic=True)

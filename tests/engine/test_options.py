@@ -266,6 +266,12 @@ class TestValidation:
         assert len(truth["annotations"]) == count_labels(data, 1) > 0
         assert found["AP50"] == pytest.approx(both.per_class["dark"]["AP50"]) and found["AP50"] > 0
 
+    def test_classes_that_are_merged_are_those_of_the_dataset(self, trained, tmp_path):
+        _, truth, data = self.validate(trained, tmp_path / "one", classes=[1], single_cls=True)
+        assert len(truth["annotations"]) == count_labels(data, 1) and len(truth["categories"]) == 1
+        with pytest.raises(ValueError, match=r"0 to 1, not \[2\]"):
+            self.validate(trained, tmp_path / "two", classes=[2], single_cls=True)
+
     def test_single_cls(self, trained, tmp_path):
         found, truth, data = self.validate(trained, tmp_path, single_cls=True)
         assert len(truth["annotations"]) == count_labels(data) and len(truth["categories"]) == 1
