@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from .parser import SWITCH, Parser, boolean, fail, stretch
 
@@ -41,16 +45,35 @@ def run(argv: Sequence[str]) -> None:
     add("--overwrite", **SWITCH, default=False, help="begin anew where --out holds another run [False]")
     args = parser.parse(argv)
     from ..engine.predict import predict_files
+    from ..scenes.run import written
 
     out = args.pop("out")
     try:
-        tally = predict_files(args.pop("weights"), args.pop("source"), out, **args)
+        with _plain_warnings():
+            tally = predict_files(args.pop("weights"), args.pop("source"), out, **args)
     except KeyboardInterrupt:
         fail(f"interrupted; the same command goes on in {out}")
     print(tally.text())
-    print(
-        f"Wrote {out}: index.html, predictions.json and, of what lies on a map, detections.gpkg and detections.geojson"
-    )
+    parts = [file.relative_to(out).parts for file in written(out) if file.suffix != ".png"]  # but the page's pictures
+    names = sorted({f"{first}/" if rest else first for first, *rest in parts})
+    print(f"Wrote {out}: {', '.join(names)}")
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show what is warned of as a line, once, without the place in the source."""
+    said: set[str] = set()  # a scene is opened more than once
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        if category is not UserWarning:
+            shown(message, category, *place, **options)
+        elif str(message) not in said:
+            said.add(str(message))
+            print(f"WARNING: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        shown, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def _conf(text: str) -> float | str:

@@ -341,6 +341,8 @@ class Annotated(Output):
         names: Class names by index.
     """
 
+    a_file_each = True
+
     def __init__(self, folder: Path, names: Mapping[int, str]) -> None:
         self._folder, self._names = folder, names
         self._found: list[Detections] = []

@@ -20,7 +20,14 @@ POLYGON = np.dtype([("order", "u1"), ("type", "<u4"), ("rings", "<u4"), ("points
 
 
 class Output:
-    """Takes the detections of one scene after the other, and is closed at the end."""
+    """Takes the detections of one scene after the other, and is closed at the end.
+
+    Attributes:
+        a_file_each: Whether it writes a file for each scene, which says that it was looked at: such outputs are not
+            given scenes of which no tile could be read.
+    """
+
+    a_file_each = False
 
     def add(self, source: Source, found: Detections) -> None:
         """Take more detections of a scene."""
@@ -198,6 +205,8 @@ class YoloLabels(Output):
         folder: The folder.
         scores: End each line by the score.
     """
+
+    a_file_each = True
 
     def __init__(self, folder: Path, scores: bool) -> None:
         self._folder, self._scores = folder, scores

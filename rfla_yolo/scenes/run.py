@@ -96,6 +96,11 @@ class Tally:
     full: list[str] = field(default_factory=list)
     objects: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def read(self) -> int:
+        """The tiles that could be read."""
+        return self.done - len(self.damaged)
+
     def text(self) -> str:
         """Return the counts in words, a line each for scenes that were not read and tiles that were damaged or full."""
         parts = [f"{self.objects.total()} objects on {self.done} tiles"]
@@ -279,13 +284,15 @@ def run_scenes(
             for path, rows in scenes:
                 with tiling.open(path) as source:
                     source.name, source.stem = called[path], stems[called[path]]
-                    area = tiles_of(source, tiling)[1]
+                    area, before = tiles_of(source, tiling)[1], tally.read
                     for found in _settled(source, rows, area, found_rows, tiling, tally):
                         for writer in writers:
-                            writer.add(source, found)
+                            if tally.read > before or not writer.a_file_each:
+                                writer.add(source, found)
                         report(tally)
                     for writer in writers:
-                        writer.end(source)
+                        if tally.read > before or not writer.a_file_each:
+                            writer.end(source)
         for writer in writers:
             writer.close()
         write_page(part, spool, {called[path]: path for path, _ in scenes}, names, tally.text(), tiling.open)
@@ -342,6 +349,7 @@ def _measure(
     tally, read = Tally(), []
     scenes: list[tuple[Path, list[list[Window]]]] = []
     places: dict[Path, Georeference] = {}
+    in_px: list[Path] = []  # scenes in whose pixels the area of interest is taken
     for path in paths:
         try:
             source = tiling.open(path)
@@ -358,21 +366,30 @@ def _measure(
             if area:
                 every = tile_rows(source.width, source.height, tiling.tile, tiling.overlap)
                 tally.outside += sum(map(len, every)) - number
+                in_px += [] if source.place and source.place.crs else [path]
             if source.place:
                 places[path] = source.place
             read += source.files
     if not scenes:
         raise DamagedError(f"source: no scene can be read: {'; '.join(tally.unread)}")
+    if in_px:
+        none = "which have no CRS" if in_px[1:] else "which has no CRS"
+        warnings.warn(f"aoi: {tiling.aoi} is taken as px of {_listed(in_px)}, {none}", stacklevel=2)
     if not tally.total:
         raise ValueError(f"aoi: {tiling.aoi} touches no scene")
     if lost := [path for path, place in places.items() if not place.mappable]:
         warnings.warn(
-            f"{lost[0]}{f' and {len(lost) - 1} more' if lost[1:] else ''}: its CRS has no way to longitude and "
-            f"latitude: {'not' if len(lost) < len(places) else 'no file'} detections.geojson, "
-            "no side_m, and detections.gpkg is in its own coordinates",
+            f"{_listed(lost)}: its CRS has no way to longitude and latitude: detections.geojson "
+            f"{'leaves it out' if len(lost) < len(places) else 'is not written'}, side_m is empty, "
+            "and detections.gpkg is in its own coordinates",
             stacklevel=2,
         )
     return tally, scenes, list(places.values()), read
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    """Return how a message calls scenes: the first, and how many more."""
+    return f"{paths[0]}{f' and {len(paths) - 1} more' if paths[1:] else ''}"
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:

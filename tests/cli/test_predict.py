@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+
 import pytest
 
 from rfla_yolo.cli import predict
@@ -30,6 +33,26 @@ def test_flags_are_read(monkeypatch, capsys):
     assert (taken["conf"], taken["nms"], taken["classes"], taken["tile"]) == ("best", False, [0, 2], 512)
     assert taken["half"] and taken["skip_bad_tiles"] and not taken["save"]
     assert "0 objects on 3 tiles\nWrote runs/c" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("default")
+def test_files_and_warnings_are_told_in_a_line_each(monkeypatch, capsys, tmp_path):
+    def predict_files(weights, source, out, **options):
+        for _ in range(2):
+            with warnings.catch_warnings():  # as opening a raster does: Python shows the next ones again
+                warnings.simplefilter("ignore")
+            warnings.warn("scene.tif: is odd", stacklevel=1)
+        files = ["index.html", "densest.png", "predictions.json", "labels/a.txt", "labels/sub/b.txt", "labels/c.txt"]
+        (tmp_path / "run.json").write_text(json.dumps({"files": files}))
+        return Tally(done=3)
+
+    monkeypatch.setattr(engine, "predict_files", predict_files)
+    shown = warnings.showwarning
+    predict.run(["--weights", "a.pt", "--source", "b.tif", "--out", str(tmp_path)])
+    said = capsys.readouterr()
+    assert said.err == "WARNING: scene.tif: is odd\n"
+    assert said.out.endswith(f"Wrote {tmp_path}: index.html, labels/, predictions.json, run.json\n")
+    assert warnings.showwarning is shown
 
 
 def test_every_option_of_a_prediction_is_a_flag(monkeypatch):

@@ -346,6 +346,21 @@ def test_a_folder_that_is_source_and_out_does_not_detect_on_what_was_written(wei
         predict_files(weights, tmp_path / "densest.png", tmp_path, overwrite=True)
 
 
+def test_a_picture_that_cannot_be_read_is_not_drawn_and_has_no_labels(weights, tmp_path):
+    for name in ("a", "b", "c"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), tiles(1)[0])
+    for name in ("a", "c"):
+        content = (tmp_path / f"{name}.png").read_bytes()
+        (tmp_path / f"{name}.png").write_bytes(content[: len(content) // 2])
+    out = tmp_path / "out"
+    tally = predict_files(weights, tmp_path, out, save=True, save_txt=True, skip_bad_tiles=True, conf=0.3)
+    assert len(tally.damaged) == 2
+    found = {
+        file.relative_to(out).as_posix() for folder in ("labels", "annotated") for file in (out / folder).iterdir()
+    }
+    assert found == {"labels/b.txt", "annotated/b.jpg"}
+
+
 def test_a_geotiff_and_a_picture_end_to_end(weights, tmp_path):
     rasterio, pyogrio = pytest.importorskip("rasterio"), pytest.importorskip("pyogrio")
     picture, _ = rectangles(250, 150)

@@ -88,7 +88,11 @@ def test_tiles_without_a_valid_pixel_and_outside_of_the_area_are_not_detected(wr
     (tmp_path / "aoi.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
     tiling = Tiling(tile=128, overlap=32, batch=4, aoi=tmp_path / "aoi.geojson")
     seen.clear()
-    tally = run_scenes([path], counting, tmp_path / "in", tiling, NAMES, MADE_OF)
+    with pytest.warns(
+        UserWarning, match=r"aoi: .*aoi.geojson is taken as px of .*scene.tif, which has no CRS$"
+    ) as said:
+        tally = run_scenes([path], counting, tmp_path / "in", tiling, NAMES, MADE_OF)
+    assert len(said) == 1
     assert (tally.total, tally.outside, tally.empty) == (15, 10, 6)
     expected = found_boxes(tmp_path / "out")
     expected = expected[expected[:, ::2].mean(1) < 200]
@@ -121,8 +125,9 @@ def test_a_damaged_block_is_named_or_its_tiles_left_out(write_tiff, tmp_path):
     with pytest.raises(DamagedError, match=message):
         run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
     tiling = Tiling(tile=128, overlap=32, batch=4, skip_bad_tiles=True)
-    tally = run_scenes([path], detector, tmp_path / "skipped", tiling, NAMES, MADE_OF)
-    assert len(tally.damaged) == 4
+    tally = run_scenes([path], detector, tmp_path / "skipped", tiling, NAMES, MADE_OF, save_txt=True)
+    assert len((tmp_path / "skipped" / "labels" / "scene.txt").read_text().splitlines()) == tally.objects.total() > 0
+    assert len(tally.damaged) == 4 and tally.read == 21
     assert "128 x 128 px at 192, 96 cannot be read" in tally.text()
     far = boxes[(boxes[:, 2:] < 96).any(1) | (boxes[:, :2] > 320).any(1)]
     assert {tuple(box) for box in far} <= {tuple(box) for box in found_boxes(tmp_path / "skipped")}
@@ -321,7 +326,9 @@ def test_scenes_that_are_not_of_the_earth(kind, write_tiff, tmp_path):
     transform = rasterio.Affine(2, 0, 1000, 0, -2, 5000)
     picture, boxes = rectangles(300, 200)
     path = write_tiff(picture, crs=OFF_THE_MAP[kind], transform=transform)
-    message = r"scene.tif: its CRS has no way to longitude and latitude: no file detections.geojson, no side_m"
+    message = (
+        r"scene.tif: its CRS has no way to longitude and latitude: detections.geojson is not written, side_m is empty"
+    )
     with pytest.warns(UserWarning, match=message):
         run_scenes([path], detector, tmp_path / "out", TILING, NAMES, MADE_OF)
     np.testing.assert_array_equal(found_boxes(tmp_path / "out"), in_order(boxes))
@@ -331,7 +338,7 @@ def test_scenes_that_are_not_of_the_earth(kind, write_tiff, tmp_path):
     assert len(metres) == len(boxes) and np.isnan(metres).all()
 
     earth = write_tiff(picture, "earth.tif", **UTM)
-    with pytest.warns(UserWarning, match=r"scene.tif: its CRS .*: not detections.geojson, no side_m"):
+    with pytest.warns(UserWarning, match=r"scene.tif: its CRS .*: detections.geojson leaves it out, side_m is empty"):
         run_scenes([path, earth], detector, tmp_path / "both", TILING, NAMES, MADE_OF)
     features = json.loads((tmp_path / "both" / "detections.geojson").read_text())["features"]
     assert [feature["properties"]["image"] for feature in features] == ["earth.tif"] * len(boxes)
@@ -361,7 +368,11 @@ def test_an_area_is_px_where_the_scene_has_no_crs_and_the_file_names_none(write_
     area = {"type": "Polygon", "coordinates": [[[0, 0], [150, 0], [150, 200], [0, 200], [0, 0]]]}
     tiling = replace(TILING, aoi=tmp_path / "aoi.geojson")
     (tmp_path / "aoi.geojson").write_text(json.dumps(area))
-    run_scenes([path], detector, tmp_path / "out", tiling, NAMES, MADE_OF)
+    picture = tmp_path / "p.png"
+    cv2.imwrite(str(picture), np.zeros((90, 70, 3), dtype=np.uint8))
+    with pytest.warns(UserWarning, match=r"is taken as px of .*scene.tif and 1 more, which have no CRS$") as said:
+        run_scenes([path, picture], detector, tmp_path / "out", tiling, NAMES, MADE_OF)
+    assert len(said) == 1
     found = found_boxes(tmp_path / "out")
     assert len(found) > 0 and (found[:, ::2].mean(1) < 150).all()
     crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:OGC:1.3:CRS84"}}
@@ -378,8 +389,40 @@ def test_a_truncated_picture_is_left_out(tmp_path):
     paths, tiling = [tmp_path / "a.png", tmp_path / "b.png"], Tiling(tile=128, overlap=32, skip_bad_tiles=True)
     with pytest.raises(DamagedError, match=r"a.png: image cannot be read.*--skip-bad-tiles"):
         run_scenes(paths, detector, tmp_path / "out", TILING, NAMES, MADE_OF)
-    tally = run_scenes(paths, detector, tmp_path / "skipped", tiling, NAMES, MADE_OF)
+    tally = run_scenes(paths, detector, tmp_path / "skipped", tiling, NAMES, MADE_OF, save_txt=True)
     assert len(tally.damaged) == 6 and tally.objects["b.png"] == len(boxes)
+    assert [path.name for path in (tmp_path / "skipped" / "labels").iterdir()] == ["b.txt"]
+    run_scenes(paths[:1], detector, tmp_path / "none", tiling, NAMES, MADE_OF, save_txt=True)
+    assert (tmp_path / "none" / "index.html").exists() and not (tmp_path / "none" / "labels").exists()
+
+
+def test_a_raster_whose_first_tiles_cannot_be_read_has_labels_and_one_without_any_has_none(write_tiff, tmp_path):
+    picture, boxes = rectangles(64, 256)
+    for name, blocks in (("part.tif", 2), ("none.tif", 4)):
+        path = write_tiff(picture, name, **TILED)
+        with rasterio.open(path) as file:
+            offsets = [int(file.get_tag_item(f"BLOCK_OFFSET_0_{row}", "TIFF", bidx=1)) for row in range(blocks)]
+        with path.open("r+b") as file:
+            for offset in offsets:
+                file.seek(offset)
+                file.write(b"\0" * 32)
+    tiling, paths = (
+        replace(TILING, tile=64, overlap=0, skip_bad_tiles=True),
+        [tmp_path / "part.tif", tmp_path / "none.tif"],
+    )
+    tally = run_scenes(paths, detector, tmp_path / "out", tiling, NAMES, MADE_OF, save_txt=True)
+    assert (tally.done, tally.read) == (8, 2) and len(tally.damaged) == 6
+    assert [path.name for path in (tmp_path / "out" / "labels").iterdir()] == ["part.txt"]
+    whole = boxes[(boxes[:, 1] >= 128) & (boxes[:, 1] // 64 == (boxes[:, 3] - 1) // 64)]
+    assert {tuple(box) for box in whole} <= {tuple(box) for box in found_boxes(tmp_path / "out")}
+    assert {"detections.gpkg", "detections.geojson"} <= set(files(tmp_path / "out"))
+
+
+def test_a_picture_without_an_object_has_an_empty_label_file(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((90, 70, 3), dtype=np.uint8))
+    tiling = replace(TILING, skip_bad_tiles=True)
+    run_scenes([tmp_path / "a.png"], detector, tmp_path / "out", tiling, NAMES, MADE_OF, save_txt=True)
+    assert (tmp_path / "out" / "labels" / "a.txt").read_text() == ""
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 30, b"II*\0" + b"\xff" * 30])
