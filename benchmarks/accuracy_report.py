@@ -133,13 +133,11 @@ def latency_table(groups: dict[Group, dict[str, dict[int, dict[str, Any]]]]) -> 
             seeds = sorted(set(runs) & set(base))
             if model not in cost or not seeds or (model == FIRST and arm != DEFAULT):
                 continue
-            means = {
-                name: 100
-                * (_mean({seed: runs[seed] for seed in seeds}, name) - _mean({s: base[s] for s in seeds}, name))
-                for name in FIGURES
-            }
-            rows = differences(runs, base, [], [], pattern)
-            cells = [_difference(rows[-1]["figures"][name]) if rows else f"{means[name]:+.1f}" for name in FIGURES]
+            if rows := differences(runs, base, [], [], pattern):
+                cells = [_difference(rows[-1]["figures"][name]) for name in FIGURES]
+            else:
+                ours, theirs = ({seed: side[seed] for seed in seeds} for side in (runs, base))
+                cells = [f"{100 * (_mean(ours, name) - _mean(theirs, name)):+.1f}" for name in FIGURES]
             what = f"{protocol}, {split} | {model} | {arm} | {cost[model]:.2f} | {', '.join(map(str, seeds))}"
             lines.append(f"| {what} | " + " | ".join(cells) + " |")
     head = f"| protocol, split | model | arm | time / {FIRST} | seeds | " + " | ".join(FIGURES) + " |"

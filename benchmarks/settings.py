@@ -19,11 +19,11 @@ from ultralytics.nn.tasks import DetectionModel
 from benchmarks.common import ROOT, environment, fill, write
 from benchmarks.fidelity import HEIGHT, WIDTH, hituav
 from rfla_yolo import RFLAConfig
-from rfla_yolo.analysis.assignments import Levels, Tally, assign_rfla
+from rfla_yolo.analysis.analyze import levels_of
+from rfla_yolo.analysis.assignments import Tally, assign_rfla
 from rfla_yolo.analysis.figures import summarise
-from rfla_yolo.engine import RFLAAssigner, rf_sizes
+from rfla_yolo.engine import RFLAAssigner
 from rfla_yolo.engine.analysis import Sample
-from rfla_yolo.engine.bins import choose_bins
 
 SIZES = {"vt": "below 8 px", "t": "8 to 16", "s": "16 to 32", "m": "above 32"}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -44,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def assign(model: DetectionModel, samples: list[Sample], settings: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
     """Return the object of each anchor of all images, (A,), and the figures of the analysis by object size."""
     config = RFLAConfig(**settings)
-    levels = Levels(tuple(model.stride.tolist()), tuple(rf_sizes(model, config)), choose_bins(model, None))
+    levels = levels_of(model, config)
     assigner = RFLAAssigner(1, levels.strides, levels.rf_sizes, config)
     tally, objects = Tally(levels), []
     for sample in samples:

@@ -136,7 +136,7 @@ def analyze(
     if "rfla" in chosen:
         check_head(net)
     imgsz = training_size(net, arguments.get("imgsz", detector.overrides.get("imgsz", DEFAULT_IMGSZ)))
-    levels = _levels(net, config)
+    levels = levels_of(net, config)
     num_classes = count_classes(data)
     if weights and num_classes != net.model[-1].nc:
         raise ValueError(f"weights: {weights} has {net.model[-1].nc} classes, data {data} has {num_classes}")
@@ -233,6 +233,7 @@ class _Picker:
         return {size: [example for *_, example in best] for size, best in self._best.items() if best}
 
 
-def _levels(net: Any, config: RFLAConfig) -> Levels:
+def levels_of(net: Any, config: RFLAConfig) -> Levels:
+    """Return the levels of a model, with the receptive fields and the bins of settings."""
     strides = tuple(float(s) for s in net.stride)
     return Levels(strides, tuple(rf_sizes(net, config)), choose_bins(net, config.dfl_range))

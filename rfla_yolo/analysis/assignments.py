@@ -60,18 +60,15 @@ class Levels:
         """
         if self.bins is None:
             return torch.ones_like(boxes[:, 0])
-        first, last = (self._strides(level) * end for end in self.bins)
+        first, last = (self.stride(level) * end for end in self.bins)
         before, after = distances(boxes, points)
         low, high = (side.maximum(first).minimum(last) for side in (before, after))
         shared = (torch.minimum(high, after) + torch.minimum(low, before)).clamp(min=0).prod(-1)
         union = (high + low).clamp(min=0).prod(-1) + (after + before).prod(-1) - shared
         return shared / union.clamp(min=1e-9)
 
-    def sides(self, boxes: Tensor, points: Tensor, level: Tensor) -> Tensor:
-        """Return the distances from anchors to the sides of boxes in strides, (N, 4); arguments as of `reach`."""
-        return torch.cat(distances(boxes, points), -1) / self._strides(level)
-
-    def _strides(self, level: Tensor) -> Tensor:
+    def stride(self, level: Tensor) -> Tensor:
+        """Return the strides of levels (N,), px, (N, 1)."""
         return torch.tensor(self.strides, device=level.device)[level][:, None]
 
 
@@ -209,13 +206,14 @@ class Tally:
         boxes = sample.boxes[gt]
         reach = self.levels.reach(boxes, points, level)
         slack = BORDER * max(sample.image.shape[1:])
-        inside = torch.minimum(*distances(boxes, points)).amin(-1) > slack
+        sides = torch.cat(distances(boxes, points), -1)
+        inside = sides.amin(-1) > slack
         positives = torch.bincount(gt, minlength=num_gts)
         best = torch.zeros(num_gts).scatter_reduce(0, gt, reach, "amax")
         side = box_area(sample.boxes).sqrt() / self.zoom
         self._objects.append(torch.stack([side, positives, assigned.wanted, assigned.lost, best], 1).double().numpy())
-        sides = self.levels.sides(boxes, points, level)
-        of_positives = [gt + self._count, level, inside, reach, sides.amin(-1), sides.amax(-1)]
+        in_strides = sides / self.levels.stride(level)
+        of_positives = [gt + self._count, level, inside, reach, in_strides.amin(-1), in_strides.amax(-1)]
         self._positives.append(torch.stack(of_positives, 1).double().numpy())
         self._count += num_gts
         self.contested += assigned.contested

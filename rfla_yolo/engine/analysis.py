@@ -25,6 +25,7 @@ from ultralytics.utils.tal import RotatedTaskAlignedAssigner, TaskAlignedAssigne
 
 from .data import build_checked, check_dataset
 from .loss import BRANCHES
+from .model import input_strides
 
 DEFAULT_IMGSZ = DEFAULT_CFG.imgsz
 WORKERS = 2  # processes that load images; a fixed number, because mosaic draws on what its process has loaded
@@ -107,7 +108,7 @@ def training_size(model: Any, imgsz: Any) -> int:
         model: A ``DetectionModel``.
         imgsz: What training is given.
     """
-    step = max(int(model.stride.max()), 32)
+    step = int(input_strides(model).max())
     return int(check_imgsz(imgsz, stride=step, floor=step, max_dim=1))
 
 

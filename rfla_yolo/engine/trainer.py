@@ -186,7 +186,7 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         self._assigned = self._positives.read()
         cut = describe_cut(detection_model(self.model).criterion)
         if cut and RANK in {-1, 0} and not self._cut_said:
-            LOGGER.warning(f"{cut}")
+            LOGGER.warning(cut)
             self._cut_said = True
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ FILES = (  # what a run may write
     *("predictions.json", "detections.gpkg", "detections.geojson", "labels", "annotated", MANIFEST),
     *("index.html", "histograms.png", "overview-*.png", "densest.png"),
 )
+Scene = tuple[Path, list[list[Window]], Area | None]  # its file, its tiles row by row, and the area of interest in it
 
 
 @dataclass(frozen=True)
@@ -139,19 +140,19 @@ def scene_rows(source: Source, detector: Detector, tiling: Tiling, tally: Tally 
         ValueError: If the area of interest cannot be read.
     """
     rows, area = tiles_of(source, tiling)
-    with closing(_found_rows([(source.path, rows)], lambda path: source, detector, tiling)) as found:
+    with closing(_found_rows([(source.path, rows, area)], lambda path: source, detector, tiling)) as found:
         yield from _settled(source, rows, area, found, tiling, Tally() if tally is None else tally)
 
 
 def _found_rows(
-    scenes: Sequence[tuple[Path, Sequence[Sequence[Window]]]],
+    scenes: Sequence[Scene],
     open_scene: Callable[[Path], Source],
     detector: Detector,
     tiling: Tiling,
     done: int = 0,
 ) -> Generator[Row, None, None]:
     """Yield what is found on each row of tiles of scenes, one after the other, but for those that are done."""
-    paths = [path for path, rows in scenes for _ in rows]
+    paths = [path for path, rows, _ in scenes for _ in rows]
     damaged: dict[tuple[int, Window], str] = {}  # filled by the reader, ahead of the rows
     opened: list[Source] = []  # the reader's, one at a time
 
@@ -169,7 +170,7 @@ def _found_rows(
             damaged[row, window] = str(error)
             return None
 
-    every = [row for _, rows in scenes for row in rows]
+    every = [row for _, rows, _ in scenes for row in rows]
     try:
         with closing(detect_rows(read, every, detector, batch=tiling.batch, done=done)) as results:
             for result in results:
@@ -273,7 +274,7 @@ def run_scenes(
         spool = Spool(part / "boxes")
         writers: list[Output] = [spool, CocoJson(part / "predictions.json"), *outputs]
         if places:
-            newest = max(path.stat().st_mtime for path, _ in scenes)
+            newest = max(path.stat().st_mtime for path, *_ in scenes)
             writers.append(GeoPackage(part / "detections.gpkg", names, newest))
         if any(place.mappable for place in places):
             writers.append(GeoJson(part / "detections.geojson", names))
@@ -281,10 +282,10 @@ def run_scenes(
             writers.append(YoloLabels(part / "labels", save_conf))
         with closing(_found_rows(scenes, tiling.open, detector, tiling, journal.rows)) as new:
             found_rows = chain(journal, _journaled(new, journal))
-            for path, rows in scenes:
+            for path, rows, area in scenes:
                 with tiling.open(path) as source:
                     source.name, source.stem = called[path], stems[called[path]]
-                    area, before = tiles_of(source, tiling)[1], tally.read
+                    before = tally.read
                     for found in _settled(source, rows, area, found_rows, tiling, tally):
                         for writer in writers:
                             if tally.read > before or not writer.a_file_each:
@@ -295,7 +296,7 @@ def run_scenes(
                             writer.end(source)
         for writer in writers:
             writer.close()
-        write_page(part, spool, {called[path]: path for path, _ in scenes}, names, tally.text(), tiling.open)
+        write_page(part, spool, {called[path]: path for path, *_ in scenes}, names, tally.text(), tiling.open)
         _publish(part, out, made_of)
         journal.remove()
     part.rmdir()
@@ -342,12 +343,10 @@ def _check_folder(out: Path, overwrite: bool) -> None:
         )
 
 
-def _measure(
-    paths: Sequence[Path], tiling: Tiling
-) -> tuple[Tally, list[tuple[Path, list[list[Window]]]], list[Georeference], list[Path]]:
-    """Open every scene, before any work: return counts, scenes with their tiles, their places, and all files behind."""
+def _measure(paths: Sequence[Path], tiling: Tiling) -> tuple[Tally, list[Scene], list[Georeference], list[Path]]:
+    """Open every scene, before any work: return counts, the scenes, their places, and all files behind."""
     tally, read = Tally(), []
-    scenes: list[tuple[Path, list[list[Window]]]] = []
+    scenes: list[Scene] = []
     places: dict[Path, Georeference] = {}
     in_px: list[Path] = []  # scenes in whose pixels the area of interest is taken
     for path in paths:
@@ -360,7 +359,7 @@ def _measure(
             continue
         with source:
             rows, area = tiles_of(source, tiling)
-            scenes.append((path, rows))
+            scenes.append((path, rows, area))
             number = sum(map(len, rows))
             tally.total += number
             if area:
