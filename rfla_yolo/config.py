@@ -44,10 +44,6 @@ class RFLAConfig:
     assigner: str = "rfla"
     topk: tuple[int, int] = (3, 1)
     topk_max: int = 30
-    topk_min: int | None = None
-    topk_power: float = 1.0
-    tal_from: float | None = None
-    size_weights: bool = False
     decay: float = 0.9
     distance: str = "kl"
     conflict: str = "score"
@@ -173,7 +169,7 @@ class RFLAConfig:
 
 
 SETTINGS = tuple(f.name for f in fields(RFLAConfig))
-RFLA_ALONE = tuple(name for name in SETTINGS if name not in {"assigner", "dfl_range", "size_weights", "skip_bad_labels", "fitness"})
+RFLA_ALONE = tuple(name for name in SETTINGS if name not in {"assigner", "dfl_range", "skip_bad_labels", "fitness"})
 
 
 def check_names(what: str, names: Collection[str], known: Collection[str]) -> None:

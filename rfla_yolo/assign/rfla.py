@@ -43,8 +43,6 @@ def rfla_assign(
     *,
     topk: tuple[int, int] = (3, 1),
     topk_max: int = 0,
-    topk_min: int | None = None,
-    topk_power: float = 1.0,
     decay: float = 0.9,
     distance: str = "kl",
     conflict: str = "score",
@@ -68,8 +66,6 @@ def rfla_assign(
         topk: Anchors that an object takes in stage 1 and in stage 2; 0 in the second place switches stage 2 off.
         topk_max: Let stage 1 take more anchors for larger objects, up to this many: ``topk[0] * side / 8 px``, rounded,
             where side is the square root of the area. Up to ``topk[0]`` it changes nothing.
-        topk_min: Fewest anchors of stage 1, at least 1; ``topk[0]`` if None.
-        topk_power: Exponent of ``side / 8 px``: 1 grows with the side, 2 with the area.
         decay: Factor on the receptive fields in stage 2, in (0, 1].
         distance: Score of a receptive field and an object, a key of `DISTANCES`.
         conflict: Which of several objects gets an anchor, a key of `CONFLICTS`. "last" is the reference implementation.
@@ -101,8 +97,6 @@ def rfla_assign(
         rf_sizes,
         topk=topk,
         topk_max=topk_max,
-        topk_min=topk_min,
-        topk_power=topk_power,
         decay=decay,
         distance=distance,
         candidates=candidates,
@@ -128,8 +122,6 @@ def rfla_select(
     *,
     topk: tuple[int, int] = (3, 1),
     topk_max: int = 0,
-    topk_min: int | None = None,
-    topk_power: float = 1.0,
     decay: float = 0.9,
     distance: str = "kl",
     candidates: str = "window",
@@ -180,8 +172,7 @@ def rfla_select(
 
     num_anchors = sum(rows * columns for rows, columns in grid_shapes)
     k_max, k_later = (min(k, num_anchors) for k in (max(topk[0], topk_max), topk[1]))
-    side = box_area(boxes).clamp(min=0).sqrt() / TOPK_SIDE
-    k = (topk[0] * side**topk_power).round().clamp(topk_min or topk[0], k_max).long()
+    k = (topk[0] * box_area(boxes).clamp(min=0).sqrt() / TOPK_SIDE).round().long().clamp(topk[0], k_max)
     stages = [stage(rf, k, k_max)]
     if k_later:
         stages.append(stage(rf * decay, torch.full_like(k, k_later), k_later))

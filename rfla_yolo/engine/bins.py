@@ -34,9 +34,8 @@ class RangedBboxLoss(BboxLoss):
 
     sides: Tensor
 
-    def __init__(self, reg_max: int, low: float, step: float, size_weights: bool = False) -> None:
+    def __init__(self, reg_max: int, low: float, step: float) -> None:
         super().__init__(reg_max)
-        self.size_weights = size_weights
         self.low, self.step = low, step
         self.register_buffer("sides", torch.zeros(3))
 
@@ -52,11 +51,7 @@ class RangedBboxLoss(BboxLoss):
         *size: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Return CIoU and DFL loss; the arguments are Ultralytics', boxes and anchors in cells."""
-        weight = torch.ones_like(target_scores[..., :1])
-        if self.size_weights:  # px; size is the image's and the stride of each anchor
-            w, h = ((target_bboxes[..., 2:] - target_bboxes[..., :2]) * size[1]).unbind(-1)
-            weight = ((w * h).clamp(min=0).sqrt() / 16).clamp(0.5, 1).unsqueeze(-1)
-        shared = (target_scores * weight, target_scores_sum, fg_mask, *size)
+        shared = (target_scores, target_scores_sum, fg_mask, *size)
         loss_iou, _ = super().forward(pred_dist, pred_bboxes, anchor_points, target_bboxes, *shared)
         assert self.dfl_loss is not None
         where = fg_mask.nonzero(as_tuple=True)
@@ -64,8 +59,7 @@ class RangedBboxLoss(BboxLoss):
         last = self.dfl_loss.reg_max - 1
         self.sides += torch.stack([(bins < 0).sum(), (bins > last).sum(), bins.new_tensor(bins.numel())])
         loss = self.dfl_loss(pred_dist[where].view(-1, self.dfl_loss.reg_max), bins)
-        weight = (target_scores * (2 - weight) if self.size_weights else target_scores)[where].sum(-1, keepdim=True)
-        return loss_iou, (loss * weight).sum() / target_scores_sum
+        return loss_iou, (loss * target_scores[where].sum(-1, keepdim=True)).sum() / target_scores_sum
 
 
 def choose_bins(model: Any, dfl_range: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -90,9 +84,7 @@ def choose_bins(model: Any, dfl_range: tuple[float, float] | None) -> tuple[floa
     return (first, last) if dfl_range is None else (float(dfl_range[0]), float(dfl_range[1]))
 
 
-def use_bins(
-    model: Any, criterion: Any, dfl_range: tuple[float, float] | None, size_weights: bool = False
-) -> tuple[float, float] | None:
+def use_bins(model: Any, criterion: Any, dfl_range: tuple[float, float] | None) -> tuple[float, float] | None:
     """Let a model and its criterion use the bins of `choose_bins`.
 
     Args:
@@ -110,7 +102,7 @@ def use_bins(
     chosen = choose_bins(model, dfl_range) or dfl_range
     if chosen is None or (dfl_range is None and chosen == (0, head.reg_max - 1)):
         return None
-    set_bins(head, list(branches(criterion).values()), chosen, size_weights)
+    set_bins(head, list(branches(criterion).values()), chosen)
     return chosen
 
 
@@ -133,7 +125,7 @@ def describe_cut(criterion: Any) -> str | None:
     )
 
 
-def set_bins(head: Any, losses: list[Any], dfl_range: tuple[float, float], size_weights: bool = False) -> None:
+def set_bins(head: Any, losses: list[Any], dfl_range: tuple[float, float]) -> None:
     """Place the bins of a head, and of the losses that train it, evenly over a range.
 
     The values go into the head's ``dfl`` convolution, which is in the state dict: plain Ultralytics and every export
@@ -157,4 +149,4 @@ def set_bins(head: Any, losses: list[Any], dfl_range: tuple[float, float], size_
         head.dfl.conv.weight.copy_(bins.view(1, -1, 1, 1))
     for loss in losses:
         loss.proj = bins.to(loss.device)
-        loss.bbox_loss = RangedBboxLoss(head.reg_max, low, (high - low) / (head.reg_max - 1), size_weights).to(loss.device)
+        loss.bbox_loss = RangedBboxLoss(head.reg_max, low, (high - low) / (head.reg_max - 1)).to(loss.device)

@@ -124,7 +124,7 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
             LOGGER.warning(describe_rounding(dtype, float(model.stride.min()), self.args.imgsz))
         if getattr(model, "criterion", None) is None:
             model.criterion = model.init_criterion()  # what the first step would do
-        if bins := use_bins(model, model.criterion, self.rfla.dfl_range, self.rfla.size_weights):
+        if bins := use_bins(model, model.criterion, self.rfla.dfl_range):
             comment += f"\nDFL bins from {bins[0]:g} to {bins[1]:g} cells: fine-tune this model by rfla-yolo alone"
         if RANK in {-1, 0}:
             LOGGER.info(f"{colorstr('rfla:')} " + ", ".join(f"{k}={v}" for k, v in self.rfla.to_dict().items()))
@@ -167,7 +167,7 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
             if self.rfla.assigner == "rfla":
                 model.criterion = build_criterion(model, self.rfla)
                 self._set_gains(self.start_epoch)
-            use_bins(model, model.criterion, self.rfla.dfl_range, self.rfla.size_weights)
+            use_bins(model, model.criterion, self.rfla.dfl_range)
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
         recovered = bool(super()._handle_nan_recovery(epoch))
