@@ -57,6 +57,9 @@ MODELS: dict[str, tuple[str, int]] = {  # model YAML and image size, px
     "yolov8n-p2-reg8": ("yolov8n-p2-reg8.yaml", 352),
     "yolov8n-p234-reg8": ("yolov8n-p234-reg8.yaml", 384),
     "yolo26n-p2-416": ("yolo26n-p2.yaml", 416),
+    "yolo26n-p234": ("yolo26n-p234.yaml", 448),
+    "yolo11n-p2-reg8": ("yolo11n-p2-reg8.yaml", 352),
+    "yolo11n-p234-reg8": ("yolo11n-p234-reg8.yaml", 384),
 }
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "short": {"epochs": 16},

@@ -17,6 +17,7 @@ from .assign.rfla import check_decay, check_topk, check_topk_max, lookup
 
 ASSIGNERS = ("rfla", "tal")
 RF_SCALES = {"trf": 0.5, "erf": 0.5, "stride": 2.0}  # source of the receptive fields: its default scale
+DFL_RANGES = ("auto", "stock")  # beside two numbers: measured on the dataset; Ultralytics' 0, 1, ...
 PRESETS = ("paper",)  # cfg/{name}.yaml
 KEPT = "resume_with_rfla_yolo"  # where an unfinished run keeps the settings, see `RFLATrainer.save_model`
 RETIRED = {"candidates": "window", "select": "topk"}  # settings of 0.1 with one value, still in its files
@@ -51,7 +52,7 @@ class RFLAConfig:
     one2one: str = "tal"
     rf: str | tuple[float, ...] = "stride"
     rf_scale: float | None = None
-    dfl_range: tuple[float, float] | None = None
+    dfl_range: str | tuple[float, float] | None = None
     skip_bad_labels: bool = False
     fitness: str = "map"
 
@@ -84,10 +85,18 @@ class RFLAConfig:
         if not isinstance(self.skip_bad_labels, bool):
             raise ValueError(f"skip_bad_labels must be True or False, not {self.skip_bad_labels!r}")
         object.__setattr__(self, "topk", tuple(self.topk))
-        if self.dfl_range is not None:
+        if self.dfl_range == "auto" and self.assigner != "rfla":
+            raise ValueError(
+                f"dfl_range: 'auto' measures RFLA's anchors, which assigner {self.assigner!r} does not use; give two "
+                "numbers of cells"
+            )
+        if self.dfl_range is not None and self.dfl_range not in DFL_RANGES:
             ends = self.dfl_range if isinstance(self.dfl_range, (tuple, list)) else ()
             if len(ends) != 2 or not all(map(_is_number, ends)) or not ends[0] < ends[1]:
-                raise ValueError(f"dfl_range must be two ascending numbers of cells, or None, not {self.dfl_range!r}")
+                raise ValueError(
+                    f"dfl_range must be two ascending numbers of cells, {', '.join(map(repr, DFL_RANGES))}, or None, "
+                    f"not {self.dfl_range!r}"
+                )
             object.__setattr__(self, "dfl_range", (float(ends[0]), float(ends[1])))
 
     @property

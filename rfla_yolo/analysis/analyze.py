@@ -22,6 +22,7 @@ from ..engine.analysis import (
     Sample,
     count_classes,
     predictions,
+    training_range,
     training_samples,
     training_size,
 )
@@ -136,6 +137,9 @@ def analyze(
     if "rfla" in chosen:
         check_head(net)
     imgsz = training_size(net, arguments.get("imgsz", detector.overrides.get("imgsz", DEFAULT_IMGSZ)))
+    if config.dfl_range == "auto":
+        bins = training_range(net, config, data, **{**arguments, "imgsz": imgsz, "task": detector.task})
+        config = replace(config, dfl_range=bins)
     levels = levels_of(net, config)
     num_classes = count_classes(data)
     if weights and num_classes != net.model[-1].nc:

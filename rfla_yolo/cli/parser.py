@@ -59,8 +59,10 @@ class Parser(argparse.ArgumentParser):
             value = i > 0 and self._needs_value(argv[i - 1])
             pairs = pairs and not word.startswith("--")
             if pair and (word.startswith("--") or not (value or pairs)):
-                words += [self._flag(pair[1], known), pair[2]]
-                closed = self._option_string_actions[words[-2]].nargs != "+"
+                flag = self._flag(pair[1], known)
+                # -1,6.5 is no number to argparse, which would take it for a flag
+                words += [f"{flag}={pair[2]}"] if re.match(r"-[\d.]", pair[2]) else [flag, pair[2]]
+                closed = self._option_string_actions[flag].nargs != "+"
             elif re.match(r"--no[-_]\w", word) and word[5:].replace("-", "_") in known:
                 words += [self._flag(word[5:], known), "False"]
                 closed = True

@@ -23,6 +23,8 @@ from ultralytics.utils.loss import v8DetectionLoss, v8OBBLoss
 from ultralytics.utils.ops import xywh2xyxy
 from ultralytics.utils.tal import RotatedTaskAlignedAssigner, TaskAlignedAssigner, make_anchors
 
+from ..config import RFLAConfig
+from .bins import measure_range
 from .data import build_checked, check_dataset
 from .loss import BRANCHES
 from .model import input_strides
@@ -83,11 +85,7 @@ def training_samples(
         FileNotFoundError: If the data is not there.
         ValueError: If labels cannot be used.
     """
-    data = check_dataset(data, "train")
-    info = check_det_dataset(str(data))
-    cfg = get_cfg(DEFAULT_CFG, {**arguments, "task": task, "data": str(data)})
-    build = partial(build_yolo_dataset, cfg, info["train"], 1, info, mode="train" if augment else "val")
-    dataset = build_checked(build, info["train"], info, cfg, skip_bad_labels)
+    dataset, _ = _training_set(data, augment, skip_bad_labels, task, arguments)
     total = len(dataset)
     picked = np.linspace(0, total - 1, min(images, total)).round().astype(int).tolist()
     loader = DataLoader(_Seeded(dataset, picked, seed), batch_size=None, num_workers=WORKERS)
@@ -97,6 +95,32 @@ def training_samples(
         boxes[:, :4] *= torch.tensor([width, height, width, height])
         boxes = boxes if task == "obb" else xywh2xyxy(boxes)
         yield Sample(boxes, item["cls"].view(-1).long(), item["img"], item["im_file"])
+
+
+def training_range(
+    model: Any, config: RFLAConfig, data: Any, imgsz: int, task: str, **arguments: Any
+) -> tuple[float, float]:
+    """Return the bins that a training with ``dfl_range: auto`` takes, as `measure_range` does.
+
+    Args:
+        model: A ``DetectionModel``.
+        config: The settings.
+        data: Dataset YAML.
+        imgsz: Training size, px.
+        task: Task of the model.
+        **arguments: Arguments of Ultralytics' training.
+    """
+    dataset, cfg = _training_set(data, False, config.skip_bad_labels, task, {**arguments, "imgsz": imgsz})
+    return measure_range(model, config, dataset.labels, imgsz, cfg.scale)
+
+
+def _training_set(data: Any, augment: bool, skip_bad_labels: bool, task: str, arguments: dict[str, Any]) -> Any:
+    """Return the training set as Ultralytics builds it, checked, and its arguments."""
+    data = check_dataset(data, "train")
+    info = check_det_dataset(str(data))
+    cfg = get_cfg(DEFAULT_CFG, {**arguments, "task": task, "data": str(data)})
+    build = partial(build_yolo_dataset, cfg, info["train"], 1, info, mode="train" if augment else "val")
+    return build_checked(build, info["train"], info, cfg, skip_bad_labels), cfg
 
 
 def training_size(model: Any, imgsz: Any) -> int:

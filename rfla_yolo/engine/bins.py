@@ -7,17 +7,28 @@ half of these bins is never a target, and an anchor beside its object needs a di
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from math import ceil, floor
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from ultralytics.nn.modules.head import OBB
 from ultralytics.utils.loss import BboxLoss
-from ultralytics.utils.tal import bbox2dist
+from ultralytics.utils.ops import xywh2xyxy
+from ultralytics.utils.tal import bbox2dist, make_anchors
 
+from ..config import RFLAConfig
+from .data import image_shape
 from .distributed import sum_over_ranks
-from .loss import branches, one_to_many
+from .loss import RFLAAssigner, branches, one_to_many, rf_sizes
 
-CUT = 0.01  # share of the sides beyond the bins from which on it is said
+CUT = 0.01  # share of the sides beyond the bins from which on it is said; half of it at either end in `measure_range`
+GRAIN = 0.25  # cells, to which a measured range is rounded outwards
+SAMPLED = 2000  # images that a range is measured on
+BATCH = 32
 
 
 class RangedBboxLoss(BboxLoss):
@@ -62,7 +73,58 @@ class RangedBboxLoss(BboxLoss):
         return loss_iou, (loss * target_scores[where].sum(-1, keepdim=True)).sum() / target_scores_sum
 
 
-def choose_bins(model: Any, dfl_range: tuple[float, float] | None) -> tuple[float, float] | None:
+def measure_range(
+    model: Any, config: RFLAConfig, labels: Sequence[Mapping[str, Any]], imgsz: int, scale: float
+) -> tuple[float, float]:
+    """Return the distances that RFLA's positives need in training, all but the outermost half of `CUT` at either end.
+
+    The objects are assigned as they are labelled, and as small and as large as the augmentation makes them.
+
+    Args:
+        model: An Ultralytics model.
+        config: The settings.
+        labels: Labels as Ultralytics keeps them; of many images `SAMPLED`, evenly picked.
+        imgsz: Training size, px.
+        scale: Ultralytics' argument: objects become 1 - scale to 1 + scale times as large.
+
+    Returns:
+        Where the first and the last bin should stand, cells, rounded outwards to a `GRAIN`.
+
+    Raises:
+        ValueError: If there is no object, or the head has no distribution.
+    """
+    _check_head(model.model[-1])
+    strides = model.stride.cpu()
+    shapes = [(ceil(imgsz / s), ceil(imgsz / s)) for s in strides.tolist()]
+    points, stride = make_anchors([torch.empty(1, 1, *shape) for shape in shapes], strides)
+    assigner = RFLAAssigner(model.model[-1].nc, strides.tolist(), rf_sizes(model, config), config)
+    chosen = [label for label in labels if len(label["cls"])]
+    chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, min(SAMPLED, len(chosen))).round().astype(int)]
+    found = []
+    for start in range(0, len(chosen), BATCH):
+        images = [_letterboxed(label, imgsz) for label in chosen[start : start + BATCH]]
+        for zoom in {1 - scale, 1.0, 1 + scale}:
+            zoomed = [((boxes - imgsz / 2) * zoom + imgsz / 2).clamp(0, imgsz) for boxes in images]
+            boxes = pad_sequence(zoomed, batch_first=True)
+            assigned = assigner.assign(boxes, (boxes[..., 2:] > boxes[..., :2]).all(-1), shapes)
+            image, anchor = (assigned >= 0).nonzero(as_tuple=True)
+            cell = stride[anchor]
+            found.append(bbox2dist(points[anchor], boxes[image, assigned[image, anchor]] / cell).flatten())
+    if not found:
+        raise ValueError("dfl_range: 'auto' needs a dataset with objects; this one has none")
+    low, high = np.quantile(torch.cat(found).numpy(), [CUT / 2, 1 - CUT / 2])
+    return GRAIN * floor(low / GRAIN), GRAIN * ceil(high / GRAIN)
+
+
+def _letterboxed(label: Mapping[str, Any], imgsz: int) -> Tensor:
+    """Return the boxes of a label in the middle of a square input, xyxy px, (G, 4)."""
+    height, width = image_shape(label)
+    gain = imgsz / max(height, width)
+    size = torch.tensor([width, height] * 2) * gain
+    return xywh2xyxy(torch.as_tensor(label["bboxes"][:, :4]).float() * size) + (imgsz - size) / 2
+
+
+def choose_bins(model: Any, dfl_range: str | tuple[float, float] | None) -> tuple[float, float] | None:
     """Return where the bins of a model stand in training: the distances of the first and the last, cells.
 
     Where the setting says, or where the checkpoint was trained with them, or where the model's YAML says
@@ -70,7 +132,7 @@ def choose_bins(model: Any, dfl_range: tuple[float, float] | None) -> tuple[floa
 
     Args:
         model: An Ultralytics model.
-        dfl_range: The setting.
+        dfl_range: The setting; "auto" must have become numbers by `measure_range`.
 
     Returns:
         The range, or None where the head draws signed distances, without bins.
@@ -79,12 +141,14 @@ def choose_bins(model: Any, dfl_range: tuple[float, float] | None) -> tuple[floa
     if head.reg_max == 1:
         return None
     first, *_, last = head.dfl.conv.weight.flatten().tolist()
+    if dfl_range == "stock":
+        return 0.0, float(head.reg_max - 1)
     if dfl_range is None and (first, last) == (0, head.reg_max - 1):
         dfl_range = model.yaml.get("dfl_range")
     return (first, last) if dfl_range is None else (float(dfl_range[0]), float(dfl_range[1]))
 
 
-def use_bins(model: Any, criterion: Any, dfl_range: tuple[float, float] | None) -> tuple[float, float] | None:
+def use_bins(model: Any, criterion: Any, dfl_range: str | tuple[float, float] | None) -> tuple[float, float] | None:
     """Let a model and its criterion use the bins of `choose_bins`.
 
     Args:
@@ -96,11 +160,16 @@ def use_bins(model: Any, criterion: Any, dfl_range: tuple[float, float] | None) 
         The range in use where it is not Ultralytics' own, or None.
 
     Raises:
-        ValueError: If the setting does not fit the model, as of `set_bins`.
+        ValueError: If the head has no distribution, or draws oriented boxes.
     """
     head = model.model[-1]
     chosen = choose_bins(model, dfl_range) or dfl_range
     if chosen is None or (dfl_range is None and chosen == (0, head.reg_max - 1)):
+        return None
+    _check_head(head)
+    if dfl_range == "stock":
+        head.dfl.conv.weight.data.copy_(torch.arange(head.reg_max).view(1, -1, 1, 1))
+        model.yaml.pop("dfl_range", None)  # a later training must not take those of the YAML
         return None
     set_bins(head, list(branches(criterion).values()), chosen)
     return chosen
@@ -135,14 +204,7 @@ def set_bins(head: Any, losses: list[Any], dfl_range: tuple[float, float]) -> No
         head: The detection head of a model.
         losses: Detection losses of its branches.
         dfl_range: Distances of the first and the last bin, cells.
-
-    Raises:
-        ValueError: If the head has no distribution, or a loss of its own for boxes, as oriented ones have.
     """
-    if any(type(loss.bbox_loss) is not BboxLoss for loss in losses):
-        raise ValueError(f"dfl_range is for axis-aligned boxes, not for a head of type {type(head).__name__}")
-    if head.reg_max < 2:
-        raise ValueError(f"dfl_range is for heads with a distance distribution (DFL), not for reg_max {head.reg_max}")
     low, high = dfl_range
     bins = torch.linspace(low, high, head.reg_max)
     with torch.no_grad():
@@ -150,3 +212,10 @@ def set_bins(head: Any, losses: list[Any], dfl_range: tuple[float, float]) -> No
     for loss in losses:
         loss.proj = bins.to(loss.device)
         loss.bbox_loss = RangedBboxLoss(head.reg_max, low, (high - low) / (head.reg_max - 1)).to(loss.device)
+
+
+def _check_head(head: Any) -> None:
+    if isinstance(head, OBB):
+        raise ValueError(f"dfl_range is for axis-aligned boxes, not for a head of type {type(head).__name__}")
+    if head.reg_max < 2:
+        raise ValueError(f"dfl_range is for heads with a distance distribution (DFL), not for reg_max {head.reg_max}")

@@ -207,13 +207,18 @@ def measure_objects(labels: Sequence[Mapping[str, Any]], imgsz: int) -> dict[str
         ``side_max`` and ``side_p999``, the longest and the 99.9th percentile of the longer sides, px of the source;
         ``scale``, the median of training size over the longer side of the image. Empty where there is no object.
     """
-    shapes = [label.get("shape") or image_size(Path(label["im_file"]))[::-1] for label in labels]
+    shapes = [image_shape(label) for label in labels]
     sides = [(label["bboxes"][:, 2:] * shape[::-1]).max(1) for label, shape in zip(labels, shapes) if len(label["cls"])]
     if not sides:
         return {}
     every = np.concatenate(sides)
     scale = float(np.median([imgsz / max(shape) for shape in shapes]))
     return {"side_max": float(every.max()), "side_p999": float(np.percentile(every, 99.9)), "scale": scale}
+
+
+def image_shape(label: Mapping[str, Any]) -> tuple[int, int]:
+    """Return rows and columns of the image of a label as Ultralytics keeps it."""
+    return label.get("shape") or image_size(Path(label["im_file"]))[::-1]
 
 
 def check_classes(classes: Any, names: Mapping[int, str]) -> None:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 from unittest.mock import patch
 from xml.etree import ElementTree
@@ -103,7 +102,7 @@ def _reading(stock: type[BaseBackend], name: str, check: Callable[[Any], None]) 
             except ImportError:
                 raise
             except Exception as error:
-                cause = shorten(f"{type(error).__name__}: {error}", 160, placeholder=" ...")
+                cause = " ".join([f"{type(error).__name__}:", *str(error).split()])[:160].rstrip(": ")
                 raise ValueError(f"model: {weight} cannot be read as {name}; is the file whole? ({cause})") from error
             check(self)
 

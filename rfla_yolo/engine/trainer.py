@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 
 from ..config import KEPT, RFLAConfig
-from .bins import describe_cut, use_bins
+from .bins import describe_cut, measure_range, use_bins
 from .checkpoints import KillSafeTrainer
 from .data import build_checked, check_dataset, measure_objects
 from .loss import branch_in_use, build_criterion, has_one_to_one, one_to_many
@@ -112,9 +113,15 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         """Set the criterion, here because the class weights are known and the EMA copy is not made yet."""
         super().set_class_weights()
         model = detection_model(self.model)
+        comment = f"rfla-yolo on ultralytics {ultralytics.__version__}"
+        if self.rfla.dfl_range == "auto":
+            measured = measure_range(
+                model, self.rfla, self.train_loader.dataset.labels, self.args.imgsz, self.args.scale
+            )
+            self.rfla = replace(self.rfla, dfl_range=measured)
+            comment += "\ndfl_range: measured on the training set"
         model.rfla = self.rfla.to_dict()  # survives in a finished checkpoint, as the next does
         model.objects = measure_objects(self.train_loader.dataset.labels, self.args.imgsz)
-        comment = f"rfla-yolo on ultralytics {ultralytics.__version__}"
         if self.rfla.assigner == "rfla":
             model.criterion = build_criterion(model, self.rfla)
             assigner = one_to_many(model.criterion).assigner

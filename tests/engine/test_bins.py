@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
@@ -13,8 +16,10 @@ from ultralytics.utils.loss import BboxLoss, v8DetectionLoss
 from ultralytics.utils.tal import bbox2dist
 
 from rfla_yolo import RFLAYOLO, RFLAConfig
+from rfla_yolo.analysis import analyze
+from rfla_yolo.assign import rfla_assign
 from rfla_yolo.config import resource_dir
-from rfla_yolo.engine.bins import RangedBboxLoss, choose_bins, describe_cut, use_bins
+from rfla_yolo.engine.bins import RangedBboxLoss, choose_bins, describe_cut, measure_range, use_bins
 
 BINS = 16
 
@@ -128,10 +133,87 @@ def test_a_head_without_a_distribution_is_refused():
         use_bins(model, v8DetectionLoss(model), (-1.0, 6.5))
 
 
-@pytest.mark.parametrize("value", [[1], [2, 1], [0, "a"], 5, "auto", [0, float("inf")], [1, 1]])
+@pytest.mark.parametrize("value", [[1], [2, 1], [0, "a"], 5, "all", [0, float("inf")], [1, 1]])
 def test_no_such_range(value):
-    with pytest.raises(ValueError, match="dfl_range must be two ascending numbers of cells, or None, not"):
+    with pytest.raises(ValueError, match="dfl_range must be two ascending numbers of cells, 'auto', 'stock', or None"):
         RFLAConfig(dfl_range=value)
+
+
+def measured_by_a_loop(model, labels, imgsz, scale):
+    """Every distance of every positive of every object, one image after the other, sorted; cells."""
+    strides = [float(s) for s in model.stride]
+    shapes = [(math.ceil(imgsz / s), math.ceil(imgsz / s)) for s in strides]
+    points = [((x + 0.5) * s, (y + 0.5) * s, s) for s, (h, w) in zip(strides, shapes) for y in range(h) for x in range(w)]
+    found = []
+    for label in labels:
+        height, width = label["shape"]
+        gain = imgsz / max(height, width)
+        for zoom in (1 - scale, 1, 1 + scale):
+            boxes = []
+            for x, y, w, h in label["bboxes"].tolist():
+                corners = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
+                middle = [width / 2, height / 2] * 2
+                box = [(c - m) * gain * zoom + imgsz / 2 for c, m in zip(corners, middle)]
+                boxes.append([min(max(c, 0.0), float(imgsz)) for c in box])
+            kept = [b for b in boxes if b[2] > b[0] and b[3] > b[1]]
+            mask = torch.ones(1, len(kept), dtype=torch.bool)
+            choice = {"topk_max": 30, "conflict": "score"}
+            assigned = rfla_assign(torch.tensor([kept]), mask, shapes, strides, [2 * s for s in strides], **choice)[0]
+            for anchor in (assigned >= 0).nonzero().flatten().tolist():
+                (x, y, s), (x1, y1, x2, y2) = points[anchor], kept[assigned[anchor]]
+                found += [(x - x1) / s, (y - y1) / s, (x2 - x) / s, (y2 - y) / s]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.4])
+def test_a_measured_range_is_that_of_a_loop(scale):
+    model = network()
+    rng = np.random.default_rng(0)
+    labels = [
+        {
+            "shape": (120, 160) if i % 2 else (128, 96),
+            "cls": np.zeros(9),
+            "bboxes": np.concatenate([rng.uniform(0, 1, (9, 2)), rng.uniform(0.01, 0.3, (9, 2))], 1),
+        }
+        for i in range(12)
+    ]
+    low, high = measure_range(model, RFLAConfig(), [*labels, {"cls": np.zeros(0)}], 128, scale)
+    sides = np.array(measured_by_a_loop(model, labels, 128, scale))
+    assert low % 0.25 == high % 0.25 == 0
+    for end, share in ((low, 0.005), (high, 0.995)):
+        assert abs(end - np.quantile(sides, share)) < 0.25 + 1e-4
+    assert (sides < low).mean() <= 0.0051 and (sides > high).mean() <= 0.0051
+
+
+def test_a_range_cannot_be_measured_without_objects_or_bins():
+    with pytest.raises(ValueError, match="'auto' needs a dataset with objects"):
+        measure_range(network(), RFLAConfig(), [{"cls": np.zeros(0)}], 128, 0.5)
+    with pytest.raises(ValueError, match="not for reg_max 1"):
+        measure_range(network("yolo26n.yaml"), RFLAConfig(), [], 128, 0.5)
+    with pytest.raises(ValueError, match="'auto' measures RFLA's anchors, which assigner 'tal' does not use"):
+        RFLAConfig(dfl_range="auto", assigner="tal")
+
+
+def test_stock_wins_over_what_a_model_brings():
+    model = network(str(resource_dir("cfg") / "models" / "yolov8-p234-reg8.yaml"))
+    assert choose_bins(model, "stock") == (0, 7)
+    use_bins(model, v8DetectionLoss(model), (-1.0, 6.5))
+    criterion = v8DetectionLoss(model)
+    assert use_bins(model, criterion, "stock") is None and type(criterion.bbox_loss) is BboxLoss
+    assert model.model[-1].dfl.conv.weight.flatten().tolist() == list(range(8))
+    assert choose_bins(model, None) == (0, 7)  # also when it is trained again
+
+
+def test_auto_becomes_numbers_that_the_run_keeps(tiny_set, tmp_path):
+    given = {"data": str(tiny_set), "imgsz": 64, "epochs": 1, "batch": 8, "workers": 0, "plots": False, "device": "cpu"}
+    RFLAYOLO("yolov8n-p2.yaml").train(**given, project=str(tmp_path), name="run", dfl_range="auto")
+    settings = yaml.safe_load(text := (tmp_path / "run" / "rfla.yaml").read_text())
+    low, high = settings["dfl_range"]
+    assert -2 < low < 0 < high < 6 and "dfl_range: measured on the training set" in text
+    weight = YOLO(tmp_path / "run" / "weights" / "last.pt").model.model[-1].dfl.conv.weight.flatten()
+    torch.testing.assert_close(weight, torch.linspace(low, high, BINS), rtol=0, atol=2e-3)  # kept in float16
+    found = analyze(tiny_set, "yolov8n-p2.yaml", imgsz=64, images=8, sweep=False, dfl_range="auto")
+    assert found.levels.bins == (low, high)
 
 
 @pytest.mark.parametrize("assigner", ["rfla", "tal"])

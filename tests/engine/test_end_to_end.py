@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import csv
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.loss import v8DetectionLoss
 
 from rfla_yolo import RFLAYOLO, RFLAConfig, RFLADetectionLoss, RFLATrainer
+from rfla_yolo.config import resource_dir
 from rfla_yolo.engine import RFLAValidator
 from rfla_yolo.engine.loss import RFLAMatcher, build_criterion, one_to_many
 from rfla_yolo.engine.positives import SIZES, PositiveCounter
@@ -23,7 +25,8 @@ from .conftest import QUICK
 SHIPPED = Path(ultralytics.__file__).parent / "cfg" / "models"
 OTHERS = ("-cls", "-depth", "-obb", "-pose", "-seg", "-sem", "world", "yoloe", "rtdetr")
 LARGE = {"yolov9e", "yolov9c", "yolov9m", "yolov3", "yolov3-spp", "yolov10x", "yolov10l", "yolov10b", "yolov10m"}
-DETECTORS = sorted(f for f in SHIPPED.rglob("*.yaml") if not any(other in f.stem for other in OTHERS))
+OURS = sorted((resource_dir("cfg") / "models").glob("*.yaml"))
+DETECTORS = [*sorted(f for f in SHIPPED.rglob("*.yaml") if not any(other in f.stem for other in OTHERS)), *OURS]
 
 
 def model_of(file, **options):
@@ -76,6 +79,19 @@ def test_one_step_of_every_detection_model(file):
     assert 3 <= counted["assign/positivesvt"] <= 6  # three and their equals, and one of the second stage
     if hasattr(criterion, "one2one"):
         assert counted["assign/missed_one2one"] == 0
+
+
+@pytest.mark.parametrize("file", OURS, ids=lambda f: f.stem)
+def test_models_of_this_package_come_in_scales_and_keep_the_numbers_of_their_layers(file):
+    family, lighter = re.match(r"(yolov?\d+)(-.+)", file.stem).groups()
+    sizes = {s: sum(p.numel() for p in RFLAYOLO(f"{family}{s}{lighter}.yaml").model.parameters()) for s in "nsm"}
+    assert sizes["n"] < sizes["s"] < sizes["m"]
+    base = f"{family}n.yaml" if family == "yolo11" else f"{family}n-p2.yaml"  # there is no yolo11-p2
+    theirs, ours = (RFLAYOLO(name).model.state_dict() for name in (base, f"{family}n{lighter}.yaml"))
+    numbers = range(17) if family == "yolo11" else range(25)
+    for name, weight in theirs.items():
+        if int(name.split(".")[1]) in numbers:
+            assert ours[name].shape == weight.shape, name
 
 
 class TestBranches:
