@@ -69,7 +69,6 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 }
 PAPER = {"preset": "paper"}
 GROWN30 = {**PAPER, "rf": "stride", "rf_scale": 2.0, "topk_max": 30}
-BINS = {**GROWN30, "target": "tal", "dfl_range": [-0.75, 4.5]}
 ARMS: dict[str, dict[str, Any]] = {
     "tal": {"assigner": "tal"},
     "paper": PAPER,
@@ -77,16 +76,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "one2one-rfla": {**GROWN30, "target": "tal", "one2one": "rfla"},
     "bins-1-6.5": {**GROWN30, "target": "tal", "dfl_range": [-1.0, 6.5]},
     "tal-bins-1-6.5": {"assigner": "tal", "dfl_range": [-1.0, 6.5]},
-    "bins-0.75-4.5": BINS,
+    "bins-0.75-4.5": {**GROWN30, "target": "tal", "dfl_range": [-0.75, 4.5]},
     "tal-bins-0.75-4.5": {"assigner": "tal", "dfl_range": [-0.75, 4.5]},
-    "area": {**BINS, "topk_power": 2.0},
-    "no-floor": {**BINS, "topk_min": 1},
-    "tal-from-16": {**BINS, "tal_from": 16.0},
-    "tal-from-8": {**BINS, "tal_from": 8.0},
-    "sized": {**BINS, "size_weights": True},
-    "tal-sized": {"assigner": "tal", "dfl_range": [-0.75, 4.5], "size_weights": True},
-    "dfl4.5": {**BINS, "dfl": 4.5},
-    "tal-dfl4.5": {"assigner": "tal", "dfl_range": [-0.75, 4.5], "dfl": 4.5},
     "grown30-hard": GROWN30,
     "grown30-wd": {**GROWN30, "target": "tal", "distance": "wd"},
     "grown30-trf-tal": {**PAPER, "topk_max": 30, "target": "tal"},
