@@ -163,14 +163,15 @@ def use_bins(model: Any, criterion: Any, dfl_range: str | tuple[float, float] | 
         ValueError: If the head has no distribution, or draws oriented boxes.
     """
     head = model.model[-1]
-    chosen = choose_bins(model, dfl_range) or dfl_range
-    if chosen is None or (dfl_range is None and chosen == (0, head.reg_max - 1)):
+    chosen = choose_bins(model, dfl_range)
+    if dfl_range is None and chosen in {None, (0, head.reg_max - 1)}:
         return None
     _check_head(head)
     if dfl_range == "stock":
         head.dfl.conv.weight.data.copy_(torch.arange(head.reg_max).view(1, -1, 1, 1))
         model.yaml.pop("dfl_range", None)  # a later training must not take those of the YAML
         return None
+    assert chosen is not None  # the head has bins
     set_bins(head, list(branches(criterion).values()), chosen)
     return chosen
 

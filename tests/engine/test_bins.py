@@ -143,7 +143,8 @@ def measured_by_a_loop(model, labels, imgsz, scale):
     """Every distance of every positive of every object, one image after the other, sorted; cells."""
     strides = [float(s) for s in model.stride]
     shapes = [(math.ceil(imgsz / s), math.ceil(imgsz / s)) for s in strides]
-    points = [((x + 0.5) * s, (y + 0.5) * s, s) for s, (h, w) in zip(strides, shapes) for y in range(h) for x in range(w)]
+    grids = [(s, x + 0.5, y + 0.5) for s, (h, w) in zip(strides, shapes) for y in range(h) for x in range(w)]
+    points = [(x * s, y * s, s) for s, x, y in grids]
     found = []
     for label in labels:
         height, width = label["shape"]
