@@ -91,13 +91,8 @@ class RFLAConfig:
                 "numbers of cells"
             )
         if self.dfl_range is not None and self.dfl_range not in DFL_RANGES:
-            ends = self.dfl_range if isinstance(self.dfl_range, (tuple, list)) else ()
-            if len(ends) != 2 or not all(map(_is_number, ends)) or not ends[0] < ends[1]:
-                raise ValueError(
-                    f"dfl_range must be two ascending numbers of cells, {', '.join(map(repr, DFL_RANGES))}, or None, "
-                    f"not {self.dfl_range!r}"
-                )
-            object.__setattr__(self, "dfl_range", (float(ends[0]), float(ends[1])))
+            others = f", {', '.join(map(repr, DFL_RANGES))}, or None"
+            object.__setattr__(self, "dfl_range", check_dfl_range(self.dfl_range, others))
 
     @property
     def scale(self) -> float:
@@ -179,6 +174,14 @@ class RFLAConfig:
 
 SETTINGS = tuple(f.name for f in fields(RFLAConfig))
 RFLA_ALONE = tuple(name for name in SETTINGS if name not in {"assigner", "dfl_range", "skip_bad_labels", "fitness"})
+
+
+def check_dfl_range(value: Any, others: str = "") -> tuple[float, float]:
+    """Return the distances of the first and the last bin, cells; ``others`` is what else the message allows."""
+    ends = value if isinstance(value, (tuple, list)) else ()
+    if len(ends) != 2 or not all(map(_is_number, ends)) or not ends[0] < ends[1]:
+        raise ValueError(f"dfl_range must be two ascending numbers of cells{others}, not {value!r}")
+    return float(ends[0]), float(ends[1])
 
 
 def check_names(what: str, names: Collection[str], known: Collection[str]) -> None:

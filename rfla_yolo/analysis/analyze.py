@@ -26,7 +26,7 @@ from ..engine.analysis import (
     training_samples,
     training_size,
 )
-from ..engine.bins import choose_bins
+from ..engine.bins import check_bins, choose_bins
 from ..engine.effective_field import effective_receptive_fields
 from ..engine.loss import RFLAMatcher, check_head, has_one_to_one
 from ..engine.receptive_field import detection_model
@@ -136,6 +136,7 @@ def analyze(
     net = detection_model(detector)
     if "rfla" in chosen:
         check_head(net)
+    check_bins(net, config.dfl_range)
     imgsz = training_size(net, arguments.get("imgsz", detector.overrides.get("imgsz", DEFAULT_IMGSZ)))
     if config.dfl_range == "auto":
         bins = training_range(net, config, data, **{**arguments, "imgsz": imgsz, "task": detector.task})

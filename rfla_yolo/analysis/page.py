@@ -237,7 +237,8 @@ def _field_figure(analysis: Analysis) -> Figure:
     for mode, color in (("plain", "0.3"), ("augmented", "C0")):
         label = {"plain": "without augmentation", "augmented": "augmented"}[mode]
         side = analysis.tallies[name][mode].side
-        axis.hist(side, edges, histtype="step", color=color, label=label, weights=np.full(len(side), 100 / len(side)))
+        share = np.full(len(side), 100 / max(len(side), 1))
+        axis.hist(side, edges, histtype="step", color=color, label=label, weights=share)
     borders = [edges[0], *(side or np.nan for side in changes), edges[-1]]
     for i, level in enumerate(names):
         low, high = borders[i], borders[i + 1]

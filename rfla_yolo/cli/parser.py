@@ -46,6 +46,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, command: str, description: str | None, **options: Any) -> None:
         super().__init__(prog=f"rfla-yolo {command}", description=description, allow_abbrev=False, **options)
+        self._negative_number_matcher = re.compile(r"-(?:\d|\.\d|inf)")  # -1,6.5 is a value too, no flag
 
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
         """Return what was given on the command line, by argument name."""
@@ -60,8 +61,7 @@ class Parser(argparse.ArgumentParser):
             pairs = pairs and not word.startswith("--")
             if pair and (word.startswith("--") or not (value or pairs)):
                 flag = self._flag(pair[1], known)
-                # -1,6.5 is no number to argparse, which would take it for a flag
-                words += [f"{flag}={pair[2]}"] if re.match(r"-[\d.]", pair[2]) else [flag, pair[2]]
+                words += [flag, pair[2]]
                 closed = self._option_string_actions[flag].nargs != "+"
             elif re.match(r"--no[-_]\w", word) and word[5:].replace("-", "_") in known:
                 words += [self._flag(word[5:], known), "False"]

@@ -119,7 +119,8 @@ def _training_set(data: Any, augment: bool, skip_bad_labels: bool, task: str, ar
     data = check_dataset(data, "train")
     info = check_det_dataset(str(data))
     cfg = get_cfg(DEFAULT_CFG, {**arguments, "task": task, "data": str(data)})
-    build = partial(build_yolo_dataset, cfg, info["train"], 1, info, mode="train" if augment else "val")
+    mode = "train" if augment else "val"
+    build = partial(build_yolo_dataset, cfg, info["train"], 1, info, mode=mode, fraction=cfg.fraction)
     return build_checked(build, info["train"], info, cfg, skip_bad_labels), cfg
 
 

@@ -20,7 +20,7 @@ from ultralytics.utils.loss import BboxLoss
 from ultralytics.utils.ops import xywh2xyxy
 from ultralytics.utils.tal import bbox2dist, make_anchors
 
-from ..config import RFLAConfig
+from ..config import RFLAConfig, check_dfl_range
 from .data import image_shape
 from .distributed import sum_over_ranks
 from .loss import RFLAAssigner, branches, one_to_many, rf_sizes
@@ -93,7 +93,7 @@ def measure_range(
     Raises:
         ValueError: If there is no object, or the head has no distribution.
     """
-    _check_head(model.model[-1])
+    check_bins(model, "auto")
     strides = model.stride.cpu()
     shapes = [(ceil(imgsz / s), ceil(imgsz / s)) for s in strides.tolist()]
     points, stride = make_anchors([torch.empty(1, 1, *shape) for shape in shapes], strides)
@@ -112,8 +112,8 @@ def measure_range(
             found.append(bbox2dist(points[anchor], boxes[image, assigned[image, anchor]] / cell).flatten())
     if not found:
         raise ValueError("dfl_range: 'auto' needs a dataset with objects; this one has none")
-    low, high = np.quantile(torch.cat(found).numpy(), [CUT / 2, 1 - CUT / 2])
-    return GRAIN * floor(low / GRAIN), GRAIN * ceil(high / GRAIN)
+    low, high = np.quantile(torch.cat(found).numpy(), [CUT / 2, 1 - CUT / 2]) / GRAIN
+    return GRAIN * floor(low), GRAIN * max(ceil(high), floor(low) + 1)
 
 
 def _letterboxed(label: Mapping[str, Any], imgsz: int) -> Tensor:
@@ -127,8 +127,7 @@ def _letterboxed(label: Mapping[str, Any], imgsz: int) -> Tensor:
 def choose_bins(model: Any, dfl_range: str | tuple[float, float] | None) -> tuple[float, float] | None:
     """Return where the bins of a model stand in training: the distances of the first and the last, cells.
 
-    Where the setting says, or where the checkpoint was trained with them, or where the model's YAML says
-    (``dfl_range``), or at Ultralytics' 0, 1, ...
+    Where the setting says, or where they are: the checkpoint was trained with them, or `place_bins` put them there.
 
     Args:
         model: An Ultralytics model.
@@ -140,12 +139,27 @@ def choose_bins(model: Any, dfl_range: str | tuple[float, float] | None) -> tupl
     head = model.model[-1]
     if head.reg_max == 1:
         return None
-    first, *_, last = head.dfl.conv.weight.flatten().tolist()
     if dfl_range == "stock":
         return 0.0, float(head.reg_max - 1)
-    if dfl_range is None and (first, last) == (0, head.reg_max - 1):
-        dfl_range = model.yaml.get("dfl_range")
+    first, *_, last = head.dfl.conv.weight.flatten().tolist()
     return (first, last) if dfl_range is None else (float(dfl_range[0]), float(dfl_range[1]))
+
+
+def place_bins(model: Any) -> None:
+    """Place the bins of a new model, before it loads weights, where its YAML says (``dfl_range``), if it does.
+
+    Raises:
+        ValueError: If that is no range, or the head has no distribution or draws oriented boxes.
+    """
+    given = model.yaml.get("dfl_range")
+    if given is None:
+        return
+    try:
+        low, high = check_dfl_range(given)
+        check_bins(model, (low, high))
+    except ValueError as error:
+        raise ValueError(f"model: {model.yaml.get('yaml_file', 'its YAML')}: {error}") from None
+    _place(model.model[-1], torch.linspace(low, high, model.model[-1].reg_max))
 
 
 def use_bins(model: Any, criterion: Any, dfl_range: str | tuple[float, float] | None) -> tuple[float, float] | None:
@@ -162,16 +176,15 @@ def use_bins(model: Any, criterion: Any, dfl_range: str | tuple[float, float] | 
     Raises:
         ValueError: If the head has no distribution, or draws oriented boxes.
     """
+    check_bins(model, dfl_range)
     head = model.model[-1]
     chosen = choose_bins(model, dfl_range)
-    if dfl_range is None and chosen in {None, (0, head.reg_max - 1)}:
+    if chosen is None:
         return None
-    _check_head(head)
     if dfl_range == "stock":
-        head.dfl.conv.weight.data.copy_(torch.arange(head.reg_max).view(1, -1, 1, 1))
-        model.yaml.pop("dfl_range", None)  # a later training must not take those of the YAML
+        _place(head, torch.arange(head.reg_max))
+    if dfl_range in {None, "stock"} and chosen == (0, head.reg_max - 1):
         return None
-    assert chosen is not None  # the head has bins
     set_bins(head, list(branches(criterion).values()), chosen)
     return chosen
 
@@ -208,15 +221,27 @@ def set_bins(head: Any, losses: list[Any], dfl_range: tuple[float, float]) -> No
     """
     low, high = dfl_range
     bins = torch.linspace(low, high, head.reg_max)
-    with torch.no_grad():
-        head.dfl.conv.weight.copy_(bins.view(1, -1, 1, 1))
+    _place(head, bins)
     for loss in losses:
         loss.proj = bins.to(loss.device)
         loss.bbox_loss = RangedBboxLoss(head.reg_max, low, (high - low) / (head.reg_max - 1)).to(loss.device)
 
 
-def _check_head(head: Any) -> None:
+def check_bins(model: Any, dfl_range: str | tuple[float, float] | None) -> None:
+    """Raise ValueError where the setting asks for bins that the head of a model cannot have."""
+    head = model.model[-1]
+    if dfl_range in {None, "stock"}:
+        return
     if isinstance(head, OBB):
-        raise ValueError(f"dfl_range is for axis-aligned boxes, not for a head of type {type(head).__name__}")
+        raise ValueError(
+            f"dfl_range {dfl_range!r} is for axis-aligned boxes, not for a head of type {type(head).__name__}"
+        )
     if head.reg_max < 2:
-        raise ValueError(f"dfl_range is for heads with a distance distribution (DFL), not for reg_max {head.reg_max}")
+        raise ValueError(
+            f"dfl_range {dfl_range!r} is for heads with a distance distribution (DFL), not for reg_max {head.reg_max}"
+        )
+
+
+def _place(head: Any, bins: Tensor) -> None:
+    with torch.no_grad():
+        head.dfl.conv.weight.copy_(bins.view(1, -1, 1, 1))

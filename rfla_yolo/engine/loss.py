@@ -41,6 +41,7 @@ def rf_sizes(model: nn.Module, config: RFLAConfig) -> list[float]:
     Raises:
         ValueError: If ``rf`` gives another number of sizes than the model has levels.
     """
+    check_levels(model, config)
     strides = [float(s) for s in detection_model(model).stride]
     if config.rf == "trf":
         return [size * config.scale for size in receptive_fields(model)]
@@ -48,13 +49,18 @@ def rf_sizes(model: nn.Module, config: RFLAConfig) -> list[float]:
         return [4 * sigma * config.scale for sigma in effective_receptive_fields(model)]
     if config.rf == "stride":
         return [stride * config.scale for stride in strides]
-    if len(config.rf) != len(strides):
+    return [float(size) for size in config.rf]
+
+
+def check_levels(model: nn.Module, config: RFLAConfig) -> None:
+    """Raise ValueError if ``rf`` gives another number of sizes than the model has levels."""
+    strides = detection_model(model).stride.tolist()
+    if not isinstance(config.rf, str) and len(config.rf) != len(strides):
         levels = ", ".join(f"{s:g}" for s in strides)
         raise ValueError(
             f"rf must give one size in px for each of the model's {len(strides)} levels (strides {levels}), "
             f"not {len(config.rf)}: {list(config.rf)}"
         )
-    return [float(size) for size in config.rf]
 
 
 class RFLAAssigner(nn.Module):

@@ -19,9 +19,10 @@ from ultralytics.utils import LOGGER, colorstr
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
 
-from ..config import resource_dir
+from ..config import RFLAConfig, resource_dir
+from .bins import check_bins, place_bins
 from .formats import FULL_PRECISION, check_request, format_of, keep_float32, safely
-from .loss import branch_in_use, has_one_to_one
+from .loss import branch_in_use, check_levels, has_one_to_one
 from .precision import Float32Predictor, mixed
 from .trainer import TRAINERS
 from .validator import MAX_DET
@@ -57,7 +58,7 @@ class RFLAYOLO(YOLO):
             raise ValueError(f"task must be one of {TASKS}, not {task!r}")
         path = Path(model := find_model(model))
         exported = format_of(path)
-        if (path.suffix == ".pt" or exported) and not path.exists() and path.stem not in GITHUB_ASSETS_STEMS:
+        if (path.suffix == ".pt" or exported) and not _is_checkpoint(path):
             raise FileNotFoundError(f"model: no such file: {path}")
         if path.exists() and not exported and path.suffix not in {".pt", ".yaml", ".yml"}:
             raise ValueError(f"model: {path} is no model YAML, checkpoint (.pt) or exported file")
@@ -69,6 +70,10 @@ class RFLAYOLO(YOLO):
         except NotImplementedError:  # RT-DETR: a head that YOLO has no task for
             raise ValueError(f"model: {model} is no YOLO; RFLA trains YOLOs for {TASKS}") from None
         except Exception as error:
+            if isinstance(error, KeyError) and path.suffix in {".yaml", ".yml"}:  # no such scale
+                key = error.args[0]
+                what = f"scale {key!r}" if len(key) == 1 else repr(key)
+                raise ValueError(f"model: {model}: its YAML has no {what}") from error
             if path.suffix != ".pt":
                 raise
             raise ValueError(f"model: {path} is no Ultralytics checkpoint ({type(error).__name__}: {error})") from error
@@ -77,6 +82,10 @@ class RFLAYOLO(YOLO):
             raise ValueError(f"model: {model} is for {found!r}; RFLA trains YOLOs for {TASKS}")
         if task not in {None, found}:
             raise ValueError(f"task must be {found!r} for model {model}, not {task!r}")
+
+    def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
+        super()._new(cfg, task, verbose)
+        place_bins(self.model)
 
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:
@@ -99,7 +108,19 @@ class RFLAYOLO(YOLO):
             kwargs["resume"] = str(self.ckpt_path or self.model_name)
         if isinstance(kwargs.get("data"), (list, tuple)):
             raise ValueError(f"data must be one dataset YAML, not {kwargs['data']!r}; train on each in its own run")
+        if not kwargs.get("resume") and isinstance(self.model, DetectionModel):
+            self._check_settings(kwargs)
         return super().train(trainer=trainer or TRAINERS[self.task], **kwargs)
+
+    def _check_settings(self, arguments: dict[str, Any]) -> None:
+        """Raise ValueError at settings that do not fit the model, before the folder of the run is made."""
+        config, _ = RFLAConfig.take_from(dict(arguments))
+        check_bins(self.model, config.dfl_range)
+        if config.assigner == "rfla":
+            check_levels(self.model, config)
+        weights = arguments.get("pretrained")
+        if isinstance(weights, (str, Path)) and not _is_checkpoint(Path(weights)):
+            raise FileNotFoundError(f"pretrained: no such file: {weights}")
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validate; the metrics returned carry the figures by size as ``.evaluation``.
@@ -211,8 +232,17 @@ def check_size(name: str, given: Sequence[int], taken: Sequence[int]) -> None:
 
 
 def find_model(model: str | Path) -> str | Path:
-    """Return the path of the model YAML of this package that is named, its scale in the name, or else the name."""
+    """Return the path of the model YAML of this package that is named, its scale in the name, or else the name.
+
+    A file of that name in the working directory comes first, as in Ultralytics.
+    """
     path = Path(model)
+    whole = path.with_name(re.sub(r"(\d+)[nslmx]", r"\1", path.name, count=1))  # yolov8n-p2-reg8: yolov8-p2-reg8
     shipped = resource_dir("cfg") / "models" / path.name
-    whole = shipped.with_name(re.sub(r"(\d+)[nslmx]", r"\1", path.name, count=1))  # yolov8n-p2-reg8: yolov8-p2-reg8
-    return shipped if path.parent == Path() and path.suffix == ".yaml" and whole.is_file() else model
+    named = str(model) == path.name and path.suffix == ".yaml" and shipped.with_name(whole.name).is_file()
+    return shipped if named and not path.exists() and not whole.exists() else model
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Return whether a file is there, or is one that Ultralytics downloads."""
+    return path.exists() or path.stem in GITHUB_ASSETS_STEMS

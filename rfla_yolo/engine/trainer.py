@@ -16,7 +16,7 @@ from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 
 from ..config import KEPT, RFLAConfig
-from .bins import describe_cut, measure_range, use_bins
+from .bins import describe_cut, measure_range, place_bins, use_bins
 from .checkpoints import KillSafeTrainer
 from .data import build_checked, check_dataset, measure_objects
 from .loss import branch_in_use, build_criterion, has_one_to_one, one_to_many
@@ -94,6 +94,14 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         if self._given:
             LOGGER.warning(f"Resume ignores {self._given}, using checkpoint values. Start a new run to change them.")
         self.rfla = RFLAConfig.from_dict(stored)
+
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
+        """Build the model, with the bins that its YAML brings; weights come after them, with bins of their own."""
+        model = super().get_model(cfg, None, verbose)
+        place_bins(model)
+        if weights:
+            model.load(weights)
+        return model
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
         """Build the dataset and check that all of its labels can be used."""

@@ -435,6 +435,25 @@ def test_both_branches_are_shown(tiny_set, tmp_path):
             assert ("chooses among equals" in said) == (assigner == "tal" and not options.get("weights"))
 
 
+def test_a_share_of_the_images_is_the_one_that_training_takes(tiny_set):
+    """Ultralytics' `fraction` cuts the list of images after its first ones."""
+    found = analyze(tiny_set, "yolov8n.yaml", images=8, imgsz=64, sweep=False, fraction=0.5)
+    assert found.result["images"] == 4
+    assert found.result["assigners"]["rfla"]["plain"]["sizes"]["all"]["objects"] == 16
+
+
+def test_augmented_images_without_an_object(tmp_path, tiny_set):
+    (tiny_set.parent / "labels" / "train" / "0.txt").write_text("")  # the only image that is augmented here
+    found = analyze(tiny_set, "yolov8n.yaml", images=4, imgsz=64, sweep=False, mosaic=0.0)
+    assert not len(found.tallies["rfla"]["augmented"].side)
+    assert (write_page(found, tmp_path / "page")).is_file()
+
+
+def test_bins_that_training_refuses_are_refused(tiny_set):
+    with pytest.raises(ValueError, match=r"dfl_range \(-1.0, 6.0\) is for heads with a distance distribution"):
+        analyze(tiny_set, "yolo26n.yaml", images=2, imgsz=64, sweep=False, dfl_range=(-1, 6))
+
+
 def test_a_head_of_one_branch_has_nothing_of_another(tiny_set, tmp_path):
     found = analyze(tiny_set, "yolov8n.yaml", images=2, imgsz=64, sweep=False)
     assert found.result["one2one"] == found.one_to_one == {}

@@ -55,6 +55,8 @@ def test_every_argument_and_setting_is_a_flag(command, capsys):
         (["--rf", "8", "16", "32"], {"rf": [8, 16, 32]}),
         (["--dfl-range=-1,6.5"], {"dfl_range": [-1, 6.5]}),
         (["--dfl-range", "-1", "6.5"], {"dfl_range": [-1, 6.5]}),
+        (["--dfl-range", "-1,6.5", "--val"], {"dfl_range": [-1, 6.5], "val": True}),
+        (["--dfl-range", "-1.", "6.5"], {"dfl_range": [-1, 6.5]}),
         (["dfl_range=-.5,6.5", "imgsz=64"], {"dfl_range": [-0.5, 6.5], "imgsz": 64}),
         (["--dfl-range", "auto"], {"dfl_range": "auto"}),
         (["--batch", "-1"], {"batch": -1}),

@@ -19,7 +19,7 @@ from rfla_yolo import RFLAYOLO, RFLAConfig
 from rfla_yolo.analysis import analyze
 from rfla_yolo.assign import rfla_assign
 from rfla_yolo.config import resource_dir
-from rfla_yolo.engine.bins import RangedBboxLoss, choose_bins, describe_cut, measure_range, use_bins
+from rfla_yolo.engine.bins import RangedBboxLoss, choose_bins, describe_cut, measure_range, place_bins, use_bins
 
 BINS = 16
 
@@ -100,6 +100,8 @@ def test_stock_bins_change_nothing():
 
 def test_a_model_brings_its_bins():
     model = network(str(resource_dir("cfg") / "models" / "yolov8-p234-reg8.yaml"))
+    assert choose_bins(model, None) == (0, 7)  # as plain Ultralytics builds it
+    place_bins(model)
     assert choose_bins(model, None) == (-0.75, 4.5)
     assert choose_bins(model, (-1.0, 6.5)) == (-1.0, 6.5)  # the setting comes first
     assert use_bins(model, v8DetectionLoss(model), (-1.0, 6.5)) == (-1.0, 6.5)
@@ -203,6 +205,47 @@ def test_stock_wins_over_what_a_model_brings():
     assert use_bins(model, criterion, "stock") is None and type(criterion.bbox_loss) is BboxLoss
     assert model.model[-1].dfl.conv.weight.flatten().tolist() == list(range(8))
     assert choose_bins(model, None) == (0, 7)  # also when it is trained again
+
+
+def test_weights_bring_their_bins(tiny_set, tmp_path):
+    """Also those at 0, 1, ..., which are nothing that a YAML may move; weights that do not fit bring none."""
+    fitting = YOLO(str(resource_dir("cfg") / "models" / "yolov8n-p2-reg8.yaml"))  # as plain Ultralytics trains it
+    fitting.save(tmp_path / "fits.pt")
+    YOLO("yolov8n-p2.yaml").save(tmp_path / "other.pt")
+    given = {"data": str(tiny_set), "imgsz": 64, "epochs": 1, "workers": 0, "plots": False, "val": False}
+    given |= {"device": "cpu", "project": str(tmp_path)}
+
+    def bins(name, model, **more):
+        RFLAYOLO(model).train(**given, name=name, **more)
+        return YOLO(tmp_path / name / "weights" / "last.pt").model.model[-1].dfl.conv.weight.flatten().tolist()
+
+    assert bins("tuned", tmp_path / "fits.pt") == bins("tal", tmp_path / "fits.pt", assigner="tal") == list(range(8))
+    assert bins("pretrained", "yolov8n-p2-reg8.yaml", pretrained=str(tmp_path / "fits.pt")) == list(range(8))
+    kept = bins("fresh", "yolov8n-p2-reg8.yaml", pretrained=str(tmp_path / "other.pt"))
+    assert kept == pytest.approx([-0.75 + 0.75 * i for i in range(8)])
+    assert bins("again", tmp_path / "fresh" / "weights" / "last.pt") == kept
+
+
+@pytest.mark.parametrize("value", ["[5, 1]", "[-1, .inf]", "[2, 2]", "[1]", "auto", "stock", "3", "[0, x]"])
+def test_a_yaml_with_no_such_range(value, tmp_path):
+    text = (resource_dir("cfg") / "models" / "yolov8-p2-reg8.yaml").read_text().replace("[-0.75, 4.5]", value)
+    (file := tmp_path / "own-yolov8n.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"own-yolov8n\.yaml: dfl_range must be two ascending numbers of cells, not "):
+        RFLAYOLO(file)
+
+
+def test_a_yaml_with_a_range_for_a_head_without_bins(tmp_path):
+    text = (resource_dir("cfg") / "models" / "yolo26-p234.yaml").read_text()
+    (file := tmp_path / "own-yolo26n.yaml").write_text(text + "\ndfl_range: [-1, 6]\n")
+    with pytest.raises(ValueError, match=r"own-yolo26n\.yaml: dfl_range \(-1.0, 6.0\) is for heads with a distance"):
+        RFLAYOLO(file)
+
+
+def test_one_distance_alone_is_a_range(tiny_set):
+    """All sides of all objects alike: a box of one cell about its only anchor."""
+    label = {"shape": (64, 64), "cls": np.zeros(1), "bboxes": np.array([[18 / 64, 18 / 64, 4 / 64, 4 / 64]])}
+    low, high = measure_range(network(), RFLAConfig(topk=(1, 0), topk_max=0), [label], 64, 0.0)
+    assert (low, high) == (0.5, 0.75)
 
 
 def test_auto_becomes_numbers_that_the_run_keeps(tiny_set, tmp_path):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from ultralytics import YOLO
 
 from rfla_yolo import RFLAYOLO
+from rfla_yolo.config import resource_dir
 
 
 def test_predict_keeps_as_many_detections_as_validation(trained):
@@ -16,3 +19,35 @@ def test_predict_keeps_as_many_detections_as_validation(trained):
     model.overrides["max_det"] = 7
     assert len(model.predict(image, **options)[0].boxes) == 7
     assert len(model.predict(image, **options, max_det=5)[0].boxes) == 5
+
+
+def test_a_file_in_the_working_directory_comes_first(tmp_path, monkeypatch):
+    """Of that name with or without the scale, as Ultralytics looks for it."""
+    text = (resource_dir("cfg") / "models" / "yolov8-p2-reg8.yaml").read_text()
+    monkeypatch.chdir(tmp_path)
+    assert RFLAYOLO("yolov8n-p2-reg8.yaml").model.model[-1].reg_max == 8
+    for name in ("yolov8-p2-reg8.yaml", "yolov8n-p2-reg8.yaml"):
+        (tmp_path / name).write_text(text.replace("reg_max: 8", "reg_max: 12"))
+        for given in ("yolov8n-p2-reg8.yaml", "./yolov8n-p2-reg8.yaml"):
+            assert RFLAYOLO(given).model.model[-1].reg_max == YOLO(given).model.model[-1].reg_max == 12
+        (tmp_path / name).unlink()
+
+
+def test_a_scale_that_a_model_does_not_have():
+    with pytest.raises(ValueError, match=r"model: .*yolov8x-p2-reg8\.yaml: its YAML has no scale 'x'"):
+        RFLAYOLO("yolov8x-p2-reg8.yaml")
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "message"),
+    [
+        ("yolo26n.yaml", {"dfl_range": "auto"}, "dfl_range 'auto' is for heads with a distance distribution"),
+        ("yolov8n-obb.yaml", {"dfl_range": (-1, 6)}, r"dfl_range \(-1.0, 6.0\) is for axis-aligned boxes"),
+        ("yolov8n-p2.yaml", {"rf": (4, 8)}, "rf must give one size in px for each of the model's 4 levels"),
+        ("yolov8n-p2.yaml", {"pretrained": "gone.pt"}, "pretrained: no such file: gone.pt"),
+    ],
+)
+def test_what_does_not_fit_leaves_no_run(model, given, message, tiny_set, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        RFLAYOLO(model).train(data=str(tiny_set), project=str(tmp_path / "runs"), epochs=1, imgsz=64, **given)
+    assert not (tmp_path / "runs").exists()
