@@ -45,7 +45,6 @@ class RFLAConfig:
     assigner: str = "rfla"
     topk: tuple[int, int] = (3, 1)
     topk_max: int = 30
-    tal_from: float | None = None
     decay: float = 0.9
     distance: str = "kl"
     conflict: str = "score"
