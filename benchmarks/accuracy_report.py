@@ -35,6 +35,13 @@ COUNTED = 50  # objects of a size that a class needs to count in the mean of tha
 FOCUS = {"hituav-half": "person", "nuclei-tiny": "nucleus"}  # the class whose objects below 8 px are looked at alone
 BASE, DEFAULT = "tal", "grown30-tal"
 FIRST, EQUAL = "yolov8n-p2", 0.1  # models within this share of the latency of the first are laid side by side
+FINAL = {  # model and arm of the final statement, against the first
+    (FIRST, BASE): "Ultralytics' assigner: stock",
+    (FIRST, DEFAULT): "RFLA",
+    ("yolov8n-p234-reg8", "tal-bins-0.75-4.5"): "Ultralytics' assigner",
+    ("yolov8n-p234-reg8", "bins-0.75-4.5"): "RFLA",
+}
+FINAL_SPLITS = {"all": "drones, thermal (hituav-half)", "nuclei": "microscopy (nuclei-tiny)"}
 CONFIRMED = ("short", "confirm", "yolov8n-p2")
 LOOKS = {CONFIRMED: [(3, 4, 5), (6, 7, 8)]}  # seeds that were run and looked at together, in this order
 FORMER, METHOD = "percentile bootstrap", "jackknife, t"  # of an interval
@@ -86,13 +93,69 @@ def sharper(run: dict[str, Any], truth: dict[str, Any]) -> dict[str, float]:
     of two cars the weight of that of 439 persons, and below 8 px AP25, AP50 and AP75 of the class with the most.
     """
     found = evaluate(truth, kept(run["file"].with_suffix(".npz")))
-    matching, places = found.matching, {name: i for i, name in enumerate(found.matching.areas)}
     figures = {}
     for size in SIZES:
-        names = [n for n, m in matching.classes.items() if m.gt_counts[places[size]].sum() >= COUNTED]
+        names = counted(found, size)
         values = [v for name in names if (v := found.per_class[name][f"AP{size}"]) is not None]
         figures[f"AP{size}"] = float(np.mean(values)) if values else np.nan
     return figures | _below_8(found, FOCUS[SPLITS[run["split"]][0]])
+
+
+def counted(found: Evaluation, size: str) -> list[str]:
+    """Return the classes with at least `COUNTED` objects of a size."""
+    place = list(found.matching.areas).index(size)
+    return [name for name, matching in found.matching.classes.items() if matching.gt_counts[place].sum() >= COUNTED]
+
+
+def counted_differences(arm: list[Path], base: list[Path], truth: dict[str, Any], units: str) -> dict[str, Any]:
+    """Return the differences of AP, and of AP by size as `sharper` has it, with their intervals.
+
+    Args:
+        arm: Detections of an arm, a file for each seed.
+        base: Those of the base, of the same seeds.
+        truth: COCO ground truth.
+        units: Pattern of the part of an image's name by which it is resampled.
+    """
+    sides = [[kept(file) for file in files] for files in (base, arm)]
+    figures = {"AP": vars(compare(*sides, truth, groups=units)["AP"])}
+    evaluation = evaluate(truth, sides[0][0])
+    for size in SIZES:
+        names = counted(evaluation, size)
+        ids = {category["id"] for category in truth["categories"] if category["name"] in names}
+        if ids:
+            classes = {"categories": [category for category in truth["categories"] if category["id"] in ids]}
+            classes["annotations"] = [one for one in truth["annotations"] if one["category_id"] in ids]
+            chosen = [[[one for one in run if one["category_id"] in ids] for run in side] for side in sides]
+            figures[f"AP{size}"] = vars(compare(*chosen, {**truth, **classes}, groups=units)[f"AP{size}"])
+    return figures
+
+
+def final_table(groups: dict[Group, dict[str, dict[int, dict[str, Any]]]]) -> str:
+    """Return what a training of 48 epochs brings on each set, against stock at equal latency, as Markdown."""
+    costs = {row["model"]: row for row in json.loads((RESULTS / "latency.json").read_text(encoding="utf-8"))["rows"]}
+    names = ["AP", *(f"AP{size}" for size in SIZES)]
+    lines = ["| set | model, image size | assigner | time | GFLOPs | seeds | " + " | ".join(names) + " |"]
+    lines.append("|---" * (len(names) + 6) + "|")
+    for split, title in FINAL_SPLITS.items():
+        base = groups["long", split, FIRST][BASE]
+        truth = kept_truth(RESULTS / "accuracy" / f"{split}.json.gz")
+        units = UNITS[SPLITS[split][0]][1]
+        for (model, arm), assigner in FINAL.items():
+            runs = groups.get(("long", split, model), {}).get(arm, {})
+            seeds = sorted(set(runs) & set(base))
+            if not seeds:
+                continue
+            cost = costs[model]
+            ours, theirs = ([side[seed]["file"].with_suffix(".npz") for seed in seeds] for side in (runs, base))
+            if runs is base:
+                figures = [{"AP": runs[seed]["metrics"]["AP"], **sharper(runs[seed], truth)} for seed in seeds]
+                cells = [_cell([100 * figure[name] for figure in figures]) for name in names]
+            else:
+                found = counted_differences(ours, theirs, truth, units)
+                cells = [_difference(found[name]) if name in found else "-" for name in names]
+            what = f"{title} | {model}, {cost['imgsz']} px | {assigner} | {cost['ratio']:.2f} | {cost['gflops']:.1f}"
+            lines.append(f"| {what} | {', '.join(map(str, seeds))} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _below_8(found: Evaluation, name: str) -> dict[str, float]:
@@ -271,6 +334,8 @@ def main() -> None:
     fill(document, "arms", arms_table(everything))
     fill(document, "runs", "\n".join(parts))
     fill(document, "latency", latency_table(groups))
+    for file in (document, ROOT / "README.md"):
+        fill(file, "final", final_table(groups))
     print(f"Wrote {document}")
 
 

@@ -123,3 +123,14 @@ class TestReport:
         assert [figures[f"person, below 8 px, {n}"] for n in ("AP25", "AP50", "AP75")] == pytest.approx(
             [1, 1, 0], abs=0.01
         )
+        better = [
+            {"image_id": o["image_id"], "category_id": o["category_id"], "bbox": [4.0, 4.0, 6.0, 6.0], "score": 0.9}
+            for o in objects[2:] + objects[:1]
+        ]  # every person as it is, and one of the cars
+        keep(tmp_path / "rfla-3.npz", better)
+        files = [[tmp_path / f"{arm}-3.npz"] for arm in ("rfla", "tal")]
+        differences = accuracy_report.counted_differences(*files, truth, accuracy_report.FLIGHT)
+        assert set(differences) == {"AP", "APvt"}  # no class has 50 objects of another size
+        assert differences["APvt"]["second"] == pytest.approx(1, abs=0.01)
+        assert differences["APvt"]["difference"] == pytest.approx(0.7, abs=0.01)
+        assert differences["AP"]["difference"] == pytest.approx(0.7 / 2 + 0.5 / 2, abs=0.01)
