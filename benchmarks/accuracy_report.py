@@ -35,17 +35,21 @@ COUNTED = 50  # objects of a size that a class needs to count in the mean of tha
 FOCUS = {"hituav-half": "person", "nuclei-tiny": "nucleus"}  # the class whose objects below 8 px are looked at alone
 BASE, DEFAULT = "tal", "grown30-tal"
 FIRST, EQUAL = "yolov8n-p2", 0.1  # models within this share of the latency of the first are laid side by side
-FINAL = {  # model and arm of the final statement, against the first
-    (FIRST, BASE): "Ultralytics' assigner: stock",
-    (FIRST, DEFAULT): "RFLA",
-    ("yolov8n-p234-reg8", "tal-bins-0.75-4.5"): "Ultralytics' assigner",
-    ("yolov8n-p234-reg8", "bins-0.75-4.5"): "RFLA",
-}
+STOCK = FIRST, BASE
+LIGHT, LIGHT_TAL = (("yolov8n-p234-reg8", arm) for arm in ("bins-0.75-4.5", "tal-bins-0.75-4.5"))
+FINAL = (  # of the final statement: model and arm, those that it is compared with, and its assigner in words
+    (STOCK, None, "Ultralytics' own: stock"),
+    ((FIRST, DEFAULT), STOCK, "RFLA"),
+    (LIGHT_TAL, STOCK, "Ultralytics' own"),
+    (LIGHT, STOCK, "RFLA"),
+    (LIGHT, LIGHT_TAL, "RFLA, minus Ultralytics' own on this model"),
+)
 FINAL_SPLITS = {"all": "drones, thermal (hituav-half)", "nuclei": "microscopy (nuclei-tiny)"}
 CONFIRMED = ("short", "confirm", "yolov8n-p2")
 LOOKS = {CONFIRMED: [(3, 4, 5), (6, 7, 8)]}  # seeds that were run and looked at together, in this order
 FORMER, METHOD = "percentile bootstrap", "jackknife, t"  # of an interval
 MARK = "†"  # of an interval of the former method
+ONE_SEED = "Of one seed the interval does not hold how much trainings of the same arm differ."
 Group = tuple[str, str, str]  # protocol, split, model
 
 
@@ -137,25 +141,27 @@ def final_table(groups: dict[Group, dict[str, dict[int, dict[str, Any]]]]) -> st
     lines = ["| set | model, image size | assigner | time | GFLOPs | seeds | " + " | ".join(names) + " |"]
     lines.append("|---" * (len(names) + 6) + "|")
     for split, title in FINAL_SPLITS.items():
-        base = groups["long", split, FIRST][BASE]
         truth = kept_truth(RESULTS / "accuracy" / f"{split}.json.gz")
-        units = UNITS[SPLITS[split][0]][1]
-        for (model, arm), assigner in FINAL.items():
+        for (model, arm), against, assigner in FINAL:
             runs = groups.get(("long", split, model), {}).get(arm, {})
+            base = groups.get(("long", split, against[0]), {}).get(against[1], {}) if against else runs
             seeds = sorted(set(runs) & set(base))
             if not seeds:
                 continue
-            cost = costs[model]
-            ours, theirs = ([side[seed]["file"].with_suffix(".npz") for seed in seeds] for side in (runs, base))
-            if runs is base:
+            if against:
+                sides = [[side[seed]["file"].with_suffix(".npz") for seed in seeds] for side in (runs, base)]
+                found = counted_differences(*sides, truth, UNITS[SPLITS[split][0]][1])
+                cells = [_difference(found[name]) if name in found else "-" for name in names]
+            else:
                 figures = [{"AP": runs[seed]["metrics"]["AP"], **sharper(runs[seed], truth)} for seed in seeds]
                 cells = [_cell([100 * figure[name] for figure in figures]) for name in names]
-            else:
-                found = counted_differences(ours, theirs, truth, units)
-                cells = [_difference(found[name]) if name in found else "-" for name in names]
+            cost = costs[model]
             what = f"{title} | {model}, {cost['imgsz']} px | {assigner} | {cost['ratio']:.2f} | {cost['gflops']:.1f}"
             lines.append(f"| {what} | {', '.join(map(str, seeds))} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    runs = groups[CONFIRMED][BASE].values()
+    spread = [f"{100 * np.std([run['metrics'][name] for run in runs], ddof=1):.1f} ({name})" for name in names]
+    note = f"{ONE_SEED} Of {len(runs)} by TAL for 16 epochs the standard deviations are {', '.join(spread)} points."
+    return "\n".join([*lines, "", textwrap.fill(note, width=120)])
 
 
 def _below_8(found: Evaluation, name: str) -> dict[str, float]:
@@ -240,20 +246,10 @@ def table(
                 lines.append(f"| {arm} | {seeds} | " + " | ".join(cells) + " |")
         rows = [row for several in intervals.values() for row in several]
         lines.append(f"\n95 % intervals over {rows[0]['units']} {units} and the seeds.")
+        lines += [f"\n{ONE_SEED}"] if any(len(row["seeds"]) == 1 for row in rows) else []
         if any(row["method"] == FORMER for row in rows):
             lines.append(f"\n{MARK} {former()}")
     return "\n".join(lines)
-
-
-def summary(arms: dict[str, dict[int, dict[str, Any]]], found: dict[str, Any]) -> str:
-    """Return default and TAL by size, and their difference, as Markdown."""
-    names = ("AP", "APvt", "APt", "APs", "APm")
-    lines = ["| " + " | ".join(("", *names)) + " |", "|---" * (len(names) + 1) + "|"]
-    for arm, title in ((DEFAULT, "RFLA, the default"), (BASE, "TAL, Ultralytics' own")):
-        cells = [_cell([100 * run["metrics"][name] for run in arms[arm].values()]) for name in names]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    lines.append("| difference | " + " | ".join(_difference(found["figures"][name]) for name in names) + " |")
-    return "\n".join([*lines, "", former()] if found["method"] == FORMER else lines)
 
 
 def former() -> str:
@@ -323,8 +319,6 @@ def main() -> None:
         images = runs[0]["train_images"]
         hours = sum(run["seconds"] for run in runs) / 3600
         precision = ", ".join(sorted({f"{run['device']}, {run['precision']}" for run in runs}))
-        if group == CONFIRMED and DEFAULT in found:
-            fill(ROOT / "README.md", "confirmed", summary(arms, found[DEFAULT][-1]))
         parts.append(f"### {group[0]}, {group[2]}, split {group[1]}\n")
         parts.append(f"{images} training images, {len(runs)} runs, {hours:.1f} hours; {precision}.\n")
         parts.append(table(arms, found, units) + "\n")

@@ -13,12 +13,14 @@ from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.loss import BboxLoss, v8DetectionLoss
+from ultralytics.utils.ops import xywh2xyxy
 from ultralytics.utils.tal import bbox2dist
 
 from rfla_yolo import RFLAYOLO, RFLAConfig
 from rfla_yolo.analysis import analyze
 from rfla_yolo.assign import rfla_assign
 from rfla_yolo.config import resource_dir
+from rfla_yolo.engine.analysis import predictions
 from rfla_yolo.engine.bins import RangedBboxLoss, choose_bins, describe_cut, measure_range, place_bins, use_bins
 
 BINS = 16
@@ -81,6 +83,17 @@ def test_model_and_loss_draw_the_same_boxes():
     by_loss = criterion.bbox_decode(torch.zeros(30, 2), logits.permute(0, 2, 1))[0]  # a box about 0, 0
     torch.testing.assert_close(by_loss, torch.cat([-by_head[:, :2], by_head[:, 2:]], 1))
     assert by_head.min() < -0.5  # a side on the other side of the anchor
+
+
+def test_predictions_of_the_analysis_are_those_of_the_head():
+    model = network()
+    use_bins(model, v8DetectionLoss(model), (-1.0, 6.5))
+    image = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    scores, boxes = predictions(model, image)["one2many"]
+    with torch.no_grad():
+        expected = model(image[None].float() / 255)[0].transpose(1, 2)  # xywh and scores
+    torch.testing.assert_close(boxes, xywh2xyxy(expected[..., :4]), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(scores, expected[..., 4:])
 
 
 def test_a_checkpoint_with_other_bins_goes_on_with_them():
