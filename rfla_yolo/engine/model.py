@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
@@ -19,11 +18,12 @@ from ultralytics.utils import LOGGER, colorstr
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
 
-from ..config import RFLAConfig, resource_dir
+from ..config import RFLAConfig
 from .bins import check_bins, place_bins
 from .formats import FULL_PRECISION, check_request, format_of, keep_float32, safely
 from .loss import branch_in_use, check_levels, has_one_to_one
 from .precision import Float32Predictor, mixed
+from .shipped import find_model, load_model_yaml
 from .trainer import TRAINERS
 from .validator import MAX_DET
 
@@ -84,7 +84,8 @@ class RFLAYOLO(YOLO):
             raise ValueError(f"task must be {found!r} for model {model}, not {task!r}")
 
     def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
-        super()._new(cfg, task, verbose)
+        with patch("ultralytics.engine.model.yaml_model_load", load_model_yaml):
+            super()._new(cfg, task, verbose)
         place_bins(self.model)
 
     @property
@@ -229,18 +230,6 @@ def check_size(name: str, given: Sequence[int], taken: Sequence[int]) -> None:
             f"{name} must be the exported file's {fixed} px, not {asked}: leave it out, or export the file with that "
             "imgsz or with dynamic=True"
         )
-
-
-def find_model(model: str | Path) -> str | Path:
-    """Return the path of the model YAML of this package that is named, its scale in the name, or else the name.
-
-    A file of that name in the working directory comes first, as in Ultralytics.
-    """
-    path = Path(model)
-    whole = path.with_name(re.sub(r"(\d+)[nslmx]", r"\1", path.name, count=1))  # yolov8n-p2-reg8: yolov8-p2-reg8
-    shipped = resource_dir("cfg") / "models" / path.name
-    named = str(model) == path.name and path.suffix == ".yaml" and shipped.with_name(whole.name).is_file()
-    return shipped if named and not path.exists() and not whole.exists() else model
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from .options import check_options
 from .positives import PositiveCounter
 from .precision import describe_rounding
 from .receptive_field import detection_model
+from .shipped import load_model_yaml
 from .validator import (
     MAX_DET,
     SIZE_METRICS,
@@ -97,7 +99,7 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
         """Build the model, with the bins that its YAML brings; weights come after them, with bins of their own."""
-        model = super().get_model(cfg, None, verbose)
+        model = super().get_model(load_model_yaml(cfg) if isinstance(cfg, (str, Path)) else cfg, None, verbose)
         place_bins(model)
         if weights:
             model.load(weights)

@@ -33,6 +33,23 @@ def test_a_file_in_the_working_directory_comes_first(tmp_path, monkeypatch):
         (tmp_path / name).unlink()
 
 
+def test_a_folder_whose_name_looks_like_a_scale(tmp_path, monkeypatch, tiny_set):
+    """Of this package, or of a user: Ultralytics would look for the YAML in ``lab4``."""
+    (folder := tmp_path / "lab4s" / "models").mkdir(parents=True)
+    text = (resource_dir("cfg") / "models" / "yolov8-p2-reg8.yaml").read_text()
+    (folder / "yolov8-p2-reg8.yaml").write_text(text.replace("reg_max: 8", "reg_max: 12"))
+    monkeypatch.setattr("rfla_yolo.engine.shipped.resource_dir", lambda kind: folder.parent)
+    for given in ("yolov8n-p2-reg8.yaml", folder / "yolov8n-p2-reg8.yaml"):
+        model = RFLAYOLO(given)
+        assert (model.model.model[-1].reg_max, model.model.yaml["scale"]) == (12, "n")
+    model.train(
+        data=str(tiny_set), project=str(tmp_path), name="run", epochs=1, imgsz=64, workers=0, plots=False, val=False
+    )
+    assert YOLO(tmp_path / "run" / "weights" / "last.pt").model.yaml["yaml_file"] == str(
+        folder / "yolov8n-p2-reg8.yaml"
+    )
+
+
 def test_a_scale_that_a_model_does_not_have():
     with pytest.raises(ValueError, match=r"model: .*yolov8x-p2-reg8\.yaml: its YAML has no scale 'x'"):
         RFLAYOLO("yolov8x-p2-reg8.yaml")
