@@ -22,6 +22,7 @@ from rfla_yolo.assign import rfla_assign
 from rfla_yolo.config import resource_dir
 from rfla_yolo.engine.analysis import predictions
 from rfla_yolo.engine.bins import RangedBboxLoss, choose_bins, describe_cut, measure_range, place_bins, use_bins
+from rfla_yolo.engine.shipped import load_model_yaml
 
 BINS = 16
 
@@ -222,7 +223,10 @@ def test_stock_wins_over_what_a_model_brings():
 
 def test_weights_bring_their_bins(tiny_set, tmp_path):
     """Also those at 0, 1, ..., which are nothing that a YAML may move; weights that do not fit bring none."""
-    fitting = YOLO(str(resource_dir("cfg") / "models" / "yolov8n-p2-reg8.yaml"))  # as plain Ultralytics trains it
+    fitting = YOLO("yolov8n-p2.yaml")
+    fitting.model = DetectionModel(
+        load_model_yaml(resource_dir("cfg") / "models" / "yolov8n-p2-reg8.yaml")
+    )  # bins 0 to 7
     fitting.save(tmp_path / "fits.pt")
     YOLO("yolov8n-p2.yaml").save(tmp_path / "other.pt")
     given = {"data": str(tiny_set), "imgsz": 64, "epochs": 1, "workers": 0, "plots": False, "val": False}
