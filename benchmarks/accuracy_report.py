@@ -63,6 +63,11 @@ def read_runs() -> dict[Group, dict[str, dict[int, dict[str, Any]]]]:
     return found
 
 
+def read_costs() -> dict[str, dict[str, Any]]:
+    """Return what ``benchmarks/latency.py`` measured, by model."""
+    return {row["model"]: row for row in json.loads((RESULTS / "latency.json").read_text(encoding="utf-8"))["rows"]}
+
+
 def differences(
     arm: dict[int, dict[str, Any]],
     base: dict[int, dict[str, Any]],
@@ -136,7 +141,7 @@ def counted_differences(arm: list[Path], base: list[Path], truth: dict[str, Any]
 
 def final_table(groups: dict[Group, dict[str, dict[int, dict[str, Any]]]]) -> str:
     """Return what a training of 48 epochs brings on each set, against stock at equal latency, as Markdown."""
-    costs = {row["model"]: row for row in json.loads((RESULTS / "latency.json").read_text(encoding="utf-8"))["rows"]}
+    costs = read_costs()
     names = ["AP", *(f"AP{size}" for size in SIZES)]
     lines = ["| set | model, image size | assigner | time | GFLOPs | seeds | " + " | ".join(names) + " |"]
     lines.append("|---" * (len(names) + 6) + "|")
@@ -192,8 +197,7 @@ def sharper_table(arms: dict[str, dict[int, dict[str, Any]]]) -> str:
 
 def latency_table(groups: dict[Group, dict[str, dict[int, dict[str, Any]]]]) -> str:
     """Return all models of about one latency against TAL on the first of them, over the seeds that both have run."""
-    stored = json.loads((RESULTS / "latency.json").read_text(encoding="utf-8"))["rows"]
-    cost = {row["model"]: row["ratio"] for row in stored if abs(row["ratio"] - 1) <= EQUAL}
+    cost = {model: row["ratio"] for model, row in read_costs().items() if abs(row["ratio"] - 1) <= EQUAL}
     lines = []
     for (protocol, split, model), arms in sorted(groups.items()):
         base = groups.get((protocol, split, FIRST), {}).get(BASE, {})
@@ -328,8 +332,9 @@ def main() -> None:
     fill(document, "arms", arms_table(everything))
     fill(document, "runs", "\n".join(parts))
     fill(document, "latency", latency_table(groups))
+    final = final_table(groups)
     for file in (document, ROOT / "README.md"):
-        fill(file, "final", final_table(groups))
+        fill(file, "final", final)
     print(f"Wrote {document}")
 
 

@@ -24,13 +24,13 @@ from torchvision.ops import box_iou
 
 from benchmarks.accuracy import MODELS
 from benchmarks.common import RESULTS, ROOT, environment, fill, write
+from benchmarks.settings import SIZES
 from rfla_yolo import RFLAYOLO
 from rfla_yolo.analysis.figures import level_names
 from rfla_yolo.assign.resolve import box_area
 from rfla_yolo.engine.analysis import predictions, training_samples
 from rfla_yolo.evaluation.matching import AITOD_AREAS
 
-SIZES = {"vt": "below 8 px", "t": "8 to 16", "s": "16 to 32", "m": "32 to 96"}
 OVERLAP = 0.5  # with an object, from which on an anchor's box detects it
 
 

@@ -24,7 +24,7 @@ from ultralytics.utils.ops import xywh2xyxy
 from ultralytics.utils.tal import RotatedTaskAlignedAssigner, TaskAlignedAssigner, make_anchors
 
 from ..config import RFLAConfig
-from .bins import measure_range, use_bins
+from .bins import measure_range
 from .data import build_checked, check_dataset
 from .loss import BRANCHES
 from .model import input_strides
@@ -228,7 +228,8 @@ def _decode(model: Any, preds: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Decode the outputs of a branch as its loss does."""
     angle = [preds["angle"].permute(0, 2, 1)] if "angle" in preds else []
     loss = (v8OBBLoss if angle else v8DetectionLoss)(model)
-    use_bins(model, loss, None)
+    if loss.use_dfl:  # the bins of the head, wherever they stand
+        loss.proj = model.model[-1].dfl.conv.weight.flatten()
     points, stride = make_anchors(preds["feats"], model.stride)
     boxes = loss.bbox_decode(points, preds["boxes"].permute(0, 2, 1).contiguous(), *angle)
     boxes[..., :4] *= stride

@@ -159,7 +159,7 @@ def place_bins(model: Any) -> None:
         check_bins(model, (low, high))
     except ValueError as error:
         raise ValueError(f"model: {model.yaml.get('yaml_file', 'its YAML')}: {error}") from None
-    _place(model.model[-1], torch.linspace(low, high, model.model[-1].reg_max))
+    _place(model.model[-1], (low, high))
 
 
 def use_bins(model: Any, criterion: Any, dfl_range: str | tuple[float, float] | None) -> tuple[float, float] | None:
@@ -181,9 +181,8 @@ def use_bins(model: Any, criterion: Any, dfl_range: str | tuple[float, float] | 
     chosen = choose_bins(model, dfl_range)
     if chosen is None:
         return None
-    if dfl_range == "stock":
-        _place(head, torch.arange(head.reg_max))
     if dfl_range in {None, "stock"} and chosen == (0, head.reg_max - 1):
+        _place(head, chosen)
         return None
     set_bins(head, list(branches(criterion).values()), chosen)
     return chosen
@@ -220,8 +219,7 @@ def set_bins(head: Any, losses: list[Any], dfl_range: tuple[float, float]) -> No
         dfl_range: Distances of the first and the last bin, cells.
     """
     low, high = dfl_range
-    bins = torch.linspace(low, high, head.reg_max)
-    _place(head, bins)
+    bins = _place(head, dfl_range)
     for loss in losses:
         loss.proj = bins.to(loss.device)
         loss.bbox_loss = RangedBboxLoss(head.reg_max, low, (high - low) / (head.reg_max - 1)).to(loss.device)
@@ -242,6 +240,9 @@ def check_bins(model: Any, dfl_range: str | tuple[float, float] | None) -> None:
         )
 
 
-def _place(head: Any, bins: Tensor) -> None:
+def _place(head: Any, dfl_range: tuple[float, float]) -> Tensor:
+    """Place the bins of a head evenly over a range, and return them, cells, (reg_max,)."""
+    bins = torch.linspace(*dfl_range, head.reg_max)
     with torch.no_grad():
         head.dfl.conv.weight.copy_(bins.view(1, -1, 1, 1))
+    return bins

@@ -258,7 +258,7 @@ def test_a_yaml_with_a_range_for_a_head_without_bins(tmp_path):
         RFLAYOLO(file)
 
 
-def test_one_distance_alone_is_a_range(tiny_set):
+def test_one_distance_alone_is_a_range():
     """All sides of all objects alike: a box of one cell about its only anchor."""
     label = {"shape": (64, 64), "cls": np.zeros(1), "bboxes": np.array([[18 / 64, 18 / 64, 4 / 64, 4 / 64]])}
     low, high = measure_range(network(), RFLAConfig(topk=(1, 0), topk_max=0), [label], 64, 0.0)
