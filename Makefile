@@ -9,11 +9,15 @@ demo: .venv/export ## train on the demo set, validate, export to ONNX and run th
 	$(BIN)/python export.py --weights runs/demo/weights/best.pt --format onnx --imgsz 192
 	$(BIN)/python val.py --weights runs/demo/weights/best.onnx --data demo.yaml --imgsz 192 --project $(CURDIR)/runs --name demo-onnx --exist-ok
 
+# A process for each core, since threads of small tensors wait for each other; a file's tests share what they train.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
+test test-all: export OMP_NUM_THREADS = 1
+
 test: .venv/dev lint ## run lint, types, tests and doctests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: .venv/dev .venv/all-formats lint ## the same, and the tests that take minutes, among them those of all runtimes
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow or not slow"
 
 test-matrix: .venv/dev ## the tests with the oldest Ultralytics on the Python of .venv, and with the newest on every Python that is on PATH
 	$(BIN)/tox run

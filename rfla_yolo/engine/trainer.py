@@ -157,7 +157,8 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
                 LOGGER.info(f"{colorstr('rfla:')} {line}")
             if has_one_to_one(model):
                 LOGGER.info(f"{colorstr('rfla:')} validation and fitness follow the {branch_in_use(self.args.nms)}")
-            self.rfla.save(self.save_dir / "rfla.yaml", comment)
+            if not (self.resume and (self.save_dir / "rfla.yaml").is_file()):  # which says what the start measured
+                self.rfla.save(self.save_dir / "rfla.yaml", comment)
 
     def _setup_train(self) -> None:
         self.args.__dict__.pop(KEPT, None)  # the model and the validator get these arguments: Ultralytics' alone

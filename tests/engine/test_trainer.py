@@ -134,7 +134,7 @@ class TestFitness:
 class TestResume:
     settings: ClassVar = {"topk": (2, 0), "rf": "stride", "rf_scale": 2.0}
 
-    def interrupt(self, data, folder, epoch):
+    def interrupt(self, data, folder, epoch, **more):
         """Train up to the checkpoint of an epoch, counted from 0, and return it."""
 
         class StopError(Exception):
@@ -147,7 +147,7 @@ class TestResume:
         model = RFLAYOLO("yolov8n-p2.yaml")
         model.add_callback("on_model_save", stop)
         with pytest.raises(StopError):
-            model.train(data=str(data), project=str(folder), name="run", **self.settings, **QUICK)
+            model.train(data=str(data), project=str(folder), name="run", **self.settings, **more, **QUICK)
         return folder / "run" / "weights" / "last.pt"
 
     def assert_resumes(self, last, resume):
@@ -159,6 +159,13 @@ class TestResume:
 
     def test_settings_come_back(self, tiny_set, tmp_path):
         self.assert_resumes(self.interrupt(tiny_set, tmp_path, 0), True)
+
+    def test_what_the_start_measured_stays_said(self, tiny_set, tmp_path):
+        last = self.interrupt(tiny_set, tmp_path, 0, dfl_range="auto")
+        before = (tmp_path / "run" / "rfla.yaml").read_text()
+        RFLAYOLO(last).train(resume=True)
+        assert "dfl_range: measured on the training set" in before
+        assert (tmp_path / "run" / "rfla.yaml").read_text() == before
 
     def test_checkpoint_of_0_1(self, tiny_set, tmp_path):
         """It has the settings under another name, among them two that are no more."""
