@@ -78,7 +78,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "tal-bins-1-6.5": {"assigner": "tal", "dfl_range": [-1.0, 6.5]},
     "bins-0.75-4.5": {**GROWN30, "target": "tal", "dfl_range": [-0.75, 4.5]},
     "tal-bins-0.75-4.5": {"assigner": "tal", "dfl_range": [-0.75, 4.5]},
-    "fields-8-32-128": {**GROWN30, "rf": [8.0, 32.0, 128.0], "target": "tal", "dfl_range": [-0.75, 5.5]},
     "then-tal": {**GROWN30, "target": "tal", "dfl_range": [-0.75, 4.5], "tal_after": 0.5},
     "copies": {**GROWN30, "target": "tal", "dfl_range": [-0.75, 4.5], "copy_tiny": 2.0},
     "tal-copies": {"assigner": "tal", "dfl_range": [-0.75, 4.5], "copy_tiny": 2.0},
