@@ -323,11 +323,17 @@ def branches(criterion: Any) -> dict[str, v8DetectionLoss]:
     return {name: getattr(criterion, name) for name in BRANCHES if hasattr(criterion, name)} or {BRANCHES[0]: criterion}
 
 
-def hand_over(criterion: Any, to_stock: bool) -> None:
-    """Let Ultralytics' assigners choose the anchors from now on, or RFLA again, in every branch that has RFLA's."""
-    for loss in branches(criterion).values():
-        if isinstance(loss.assigner, RFLAAssigner):
-            loss.assigner.handed_over = to_stock
+def hand_over(criterion: Any, to_stock: bool) -> bool:
+    """Let Ultralytics' assigners choose the anchors from now on, or RFLA again, in every branch that has RFLA's.
+
+    Returns:
+        Whether that is a change.
+    """
+    assigners = [loss.assigner for loss in branches(criterion).values() if isinstance(loss.assigner, RFLAAssigner)]
+    changed = any(assigner.handed_over != to_stock for assigner in assigners)
+    for assigner in assigners:
+        assigner.handed_over = to_stock
+    return changed
 
 
 def one_to_many(criterion: Any) -> v8DetectionLoss:

@@ -208,7 +208,9 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
             criterion.update()
 
     def _hand_over(self) -> None:
-        hand_over(detection_model(self.model).criterion, self.epoch >= self.rfla.tal_after * self.epochs)
+        late = self.epoch >= self.rfla.tal_after * self.epochs
+        if hand_over(detection_model(self.model).criterion, late) and late and RANK in {-1, 0}:
+            LOGGER.info(f"{colorstr('rfla:')} TAL assigns from here on (tal_after={self.rfla.tal_after:g})")
 
     def _count_positives(self) -> None:
         self._assigned = self._positives.read()
