@@ -50,7 +50,6 @@ class RFLAConfig:
     conflict: str = "score"
     target: str = "tal"
     one2one: str = "tal"
-    tal_after: float = 1.0
     rf: str | tuple[float, ...] = "stride"
     rf_scale: float | None = None
     dfl_range: str | tuple[float, float] | None = None
@@ -71,8 +70,6 @@ class RFLAConfig:
         lookup("target", self.target, TARGETS)
         if self.one2one not in ASSIGNERS:
             raise ValueError(f"one2one must be one of {', '.join(map(repr, ASSIGNERS))}, not {self.one2one!r}")
-        if not _is_positive(self.tal_after) or self.tal_after > 1:
-            raise ValueError(f"tal_after must be a share of the epochs, in (0, 1], not {self.tal_after!r}")
         lookup("fitness", self.fitness, FITNESS)
         if self.rf_scale is not None and not _is_positive(self.rf_scale):
             raise ValueError(f"rf_scale must be a number above 0, or None, not {self.rf_scale!r}")

@@ -117,9 +117,6 @@ def test_survives_a_file(tmp_path):
         ({"rf": [8, -1]}, "not \\[8, -1\\]"),
         ({"rf_scale": 0}, "rf_scale must be a number above 0, or None, not 0"),
         ({"fitness": "APm"}, "fitness must be one of 'map', 'aitod', 'APt', 'APvt', not 'APm'"),
-        ({"tal_after": 0}, r"tal_after must be a share of the epochs, in \(0, 1\], not 0"),
-        ({"tal_after": 1.5}, r"tal_after must be a share of the epochs, in \(0, 1\], not 1\.5"),
-        ({"copy_tiny": -1}, "copy_tiny must be a number from 0 on, copies of each tiny object, not -1"),
         ({"skip_bad_labels": 1}, "skip_bad_labels must be True or False, not 1"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from typing import Any
 
 import torch
@@ -79,11 +78,9 @@ class RFLAAssigner(nn.Module):
 
     Attributes:
         grid_shapes: Rows and columns of each level, finest first; to be set before a call, which does not name them.
-        handed_over: Whether Ultralytics' assigner chooses the anchors as well by now (setting ``tal_after``).
     """
 
     grid_shapes: Sequence[tuple[int, int]]
-    handed_over = False
 
     def __init__(
         self,
@@ -141,9 +138,6 @@ class RFLAAssigner(nn.Module):
             target_labels (B, A), target_bboxes (B, A, 4 or 5), target_scores (B, A, num_classes), fg_mask (B, A), and
             target_gt_idx (B, A).
         """
-        if self.handed_over:
-            given = extra if anc_strides is None else {"anc_strides": anc_strides, **extra}
-            return tuple(self.stock(pd_scores, pd_bboxes, anc_points, gt_labels, gt_bboxes, mask_gt, **given))
         batch, num_anchors, num_gts = *pd_scores.shape[:2], gt_bboxes.shape[1]
         if num_gts == 0:
             background = gt_labels.new_zeros(batch, num_anchors, dtype=torch.long)
@@ -191,9 +185,8 @@ class RFLAAssigner(nn.Module):
             table = values.new_zeros(len(gt_bboxes), int(counts.max()), values.shape[-1])
             table[image, slot] = values[image, anchor]
             per_anchor[name] = table
-        stock = copy(self.stock)  # which may have to choose anchors later, of its own number
-        stock.bs, stock.n_max_boxes, stock.topk = len(gt_bboxes), gt_bboxes.shape[1], int(counts.max())
-        return stock.pair_overlaps((image, gt, slot), gt_bboxes, labels=gt_labels, **per_anchor, **extra)
+        self.stock.bs, self.stock.n_max_boxes, self.stock.topk = len(gt_bboxes), gt_bboxes.shape[1], int(counts.max())
+        return self.stock.pair_overlaps((image, gt, slot), gt_bboxes, labels=gt_labels, **per_anchor, **extra)
 
 
 class RFLAMatcher(RFLAAssigner):
@@ -321,19 +314,6 @@ def check_head(model: Any) -> None:
 def branches(criterion: Any) -> dict[str, v8DetectionLoss]:
     """Return the losses of a head's branches, by name; a head of one branch has the loss itself."""
     return {name: getattr(criterion, name) for name in BRANCHES if hasattr(criterion, name)} or {BRANCHES[0]: criterion}
-
-
-def hand_over(criterion: Any, to_stock: bool) -> bool:
-    """Let Ultralytics' assigners choose the anchors from now on, or RFLA again, in every branch that has RFLA's.
-
-    Returns:
-        Whether that is a change.
-    """
-    assigners = [loss.assigner for loss in branches(criterion).values() if isinstance(loss.assigner, RFLAAssigner)]
-    changed = any(assigner.handed_over != to_stock for assigner in assigners)
-    for assigner in assigners:
-        assigner.handed_over = to_stock
-    return changed
 
 
 def one_to_many(criterion: Any) -> v8DetectionLoss:

@@ -21,7 +21,7 @@ from .bins import describe_cut, measure_range, place_bins, use_bins
 from .checkpoints import KillSafeTrainer
 from .copies import with_copies
 from .data import build_checked, check_dataset, measure_objects
-from .loss import branch_in_use, build_criterion, hand_over, has_one_to_one, one_to_many
+from .loss import branch_in_use, build_criterion, has_one_to_one, one_to_many
 from .options import check_options
 from .positives import PositiveCounter
 from .precision import describe_rounding
@@ -165,7 +165,6 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         super()._setup_train()
         self._cut_said = False
         self._positives = PositiveCounter(detection_model(self.model).criterion)
-        self.add_callback("on_train_epoch_start", lambda _: self._hand_over())
         self.add_callback("on_train_epoch_start", lambda _: self._positives.reset())  # an epoch may be begun again
         self.add_callback("on_train_epoch_end", lambda _: self._count_positives())  # every process comes by there
         if RANK in {-1, 0}:  # results.csv gets its columns from the first epoch, validated or not
@@ -206,11 +205,6 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         if hasattr(criterion, "update"):
             criterion.updates = epoch - 1
             criterion.update()
-
-    def _hand_over(self) -> None:
-        late = self.epoch >= self.rfla.tal_after * self.epochs
-        if hand_over(detection_model(self.model).criterion, late) and late and RANK in {-1, 0}:
-            LOGGER.info(f"{colorstr('rfla:')} TAL assigns from here on (tal_after={self.rfla.tal_after:g})")
 
     def _count_positives(self) -> None:
         self._assigned = self._positives.read()

@@ -15,7 +15,6 @@ from ultralytics.utils.metrics import bbox_iou
 from rfla_yolo import RFLAConfig, RFLADetectionLoss, rfla_assign
 from rfla_yolo.assign import TARGETS
 from rfla_yolo.engine import RFLAAssigner, rf_sizes
-from rfla_yolo.engine.loss import hand_over
 
 from ..assign.oracle import anchors
 
@@ -126,17 +125,6 @@ class TestLoss:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         assert gradients
         assert all(g.isfinite().all() for g in gradients)
-
-    def test_handed_over_it_is_ultralytics_own(self, model):
-        batch = batch_of(ROWS)
-        preds = model(batch["img"])
-        ours, stock = RFLADetectionLoss(model), v8DetectionLoss(model)
-        before = ours(preds, batch)[0]
-        hand_over(ours, True)
-        assert torch.equal(ours(preds, batch)[0], stock(preds, batch)[0])
-        hand_over(ours, False)
-        assert torch.equal(ours(preds, batch)[0], before)
-        assert not torch.equal(before, stock(preds, batch)[0])
 
     def test_images_not_square(self, model):
         batch = batch_of(ROWS)

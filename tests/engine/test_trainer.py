@@ -52,39 +52,6 @@ class TestBaseline:
         assert losses(RFLATrainer, tiny_set, tmp_path) != losses(RFLATrainer, tiny_set, tmp_path, assigner="tal")
 
 
-class TestHandOver:
-    def record(self, model):
-        """Note which epochs TAL assigns."""
-        epochs = {}
-        model.add_callback(
-            "on_train_batch_start", lambda t: epochs.update({t.epoch: t.model.criterion.assigner.handed_over})
-        )
-        return epochs
-
-    def test_tal_assigns_the_last_epochs(self, tiny_set, tmp_path):
-        model = RFLAYOLO("yolov8n-p2.yaml")
-        epochs = self.record(model)
-        quick = {**QUICK, "epochs": 3}
-        model.train(data=str(tiny_set), project=str(tmp_path), name="run", tal_after=0.5, **quick)
-        assert epochs == {0: False, 1: False, 2: True}
-        rows = list(csv.DictReader((tmp_path / "run" / "results.csv").open()))
-        positives = [float(row["assign/positives"]) for row in rows]
-        assert abs(positives[0] - positives[1]) < abs(positives[1] - positives[2])
-
-    def test_a_resumed_run_knows_where_it_is(self, tiny_set, tmp_path):
-        last = TestResume().interrupt(tiny_set, tmp_path, 0, tal_after=0.5)
-        model = RFLAYOLO(last)
-        epochs = self.record(model)
-        model.train(resume=True)
-        assert epochs == {1: True}
-
-    def test_by_default_it_never_does(self, tiny_set, tmp_path):
-        model = RFLAYOLO("yolov8n-p2.yaml")
-        epochs = self.record(model)
-        model.train(data=str(tiny_set), project=str(tmp_path), name="run", **QUICK)
-        assert epochs == {0: False, 1: False}
-
-
 class TestSettings:
     def test_run_folder(self, trained):
         saved = yaml.safe_load((trained / "rfla.yaml").read_text())
