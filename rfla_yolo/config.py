@@ -53,7 +53,6 @@ class RFLAConfig:
     rf: str | tuple[float, ...] = "stride"
     rf_scale: float | None = None
     dfl_range: str | tuple[float, float] | None = None
-    copy_tiny: float = 0.0
     skip_bad_labels: bool = False
     fitness: str = "map"
 
@@ -83,10 +82,6 @@ class RFLAConfig:
             )
         else:
             object.__setattr__(self, "rf", tuple(map(float, sizes)))
-        if not _is_number(self.copy_tiny) or self.copy_tiny < 0:
-            raise ValueError(
-                f"copy_tiny must be a number from 0 on, copies of each tiny object, not {self.copy_tiny!r}"
-            )
         if not isinstance(self.skip_bad_labels, bool):
             raise ValueError(f"skip_bad_labels must be True or False, not {self.skip_bad_labels!r}")
         object.__setattr__(self, "topk", tuple(self.topk))
@@ -178,8 +173,7 @@ class RFLAConfig:
 
 
 SETTINGS = tuple(f.name for f in fields(RFLAConfig))
-FOR_ALL = ("assigner", "dfl_range", "copy_tiny", "skip_bad_labels", "fitness")  # settings of TAL's trainings as well
-RFLA_ALONE = tuple(name for name in SETTINGS if name not in FOR_ALL)
+RFLA_ALONE = tuple(name for name in SETTINGS if name not in {"assigner", "dfl_range", "skip_bad_labels", "fitness"})
 
 
 def check_dfl_range(value: Any, others: str = "") -> tuple[float, float]:

@@ -19,7 +19,6 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 from ..config import KEPT, RFLAConfig
 from .bins import describe_cut, measure_range, place_bins, use_bins
 from .checkpoints import KillSafeTrainer
-from .copies import with_copies
 from .data import build_checked, check_dataset, measure_objects
 from .loss import branch_in_use, build_criterion, has_one_to_one, one_to_many
 from .options import check_options
@@ -76,10 +75,6 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         if (task := overrides.get("task") or self.task) != self.task:
             known = ", ".join(f"{trainer.__name__} for {name!r}" for name, trainer in TRAINERS.items())
             raise ValueError(f"task must be {self.task!r} for {type(self).__name__}, not {task!r}; there are {known}")
-        if self.rfla.copy_tiny and self.task != "detect":
-            raise ValueError(
-                f"copy_tiny={self.rfla.copy_tiny:g} copies boxes, for task 'detect' alone, not {self.task!r}"
-            )
         overrides.setdefault("max_det", MAX_DET)
         if not overrides.get("resume") and overrides.get("data"):
             overrides["data"] = check_dataset(overrides["data"], "train", overrides.get("split", "val"))
@@ -113,8 +108,7 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
         """Build the dataset and check that all of its labels can be used."""
         build = partial(super().build_dataset, img_path, mode, batch)
-        dataset = build_checked(build, img_path, self.data, self.args, self.rfla.skip_bad_labels)
-        return with_copies(dataset, self.rfla.copy_tiny) if mode == "train" else dataset
+        return build_checked(build, img_path, self.data, self.args, self.rfla.skip_bad_labels)
 
     def get_validator(self) -> RFLAValidator:
         """Return the validator, whose arguments are Ultralytics' alone."""
