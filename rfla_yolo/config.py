@@ -45,6 +45,7 @@ class RFLAConfig:
     assigner: str = "rfla"
     topk: tuple[int, int] = (3, 1)
     topk_max: int = 30
+    tal_from: float | None = None
     decay: float = 0.9
     distance: str = "kl"
     conflict: str = "score"
@@ -64,6 +65,8 @@ class RFLAConfig:
         check_topk(self.topk)
         check_topk_max(self.topk_max)
         check_decay(self.decay)
+        if self.tal_from is not None and not _is_positive(self.tal_from):
+            raise ValueError(f"tal_from must be a side in px above 0, or None, not {self.tal_from!r}")
         lookup("distance", self.distance, DISTANCES)
         lookup("conflict", self.conflict, CONFLICTS)
         lookup("target", self.target, TARGETS)

@@ -20,6 +20,7 @@ from ultralytics.utils.loss import (
 from ultralytics.utils.tal import SegTaskAlignedAssigner, TaskAlignedAssigner
 
 from ..assign import TARGETS, Selection, rfla_assign, rfla_match, rfla_select
+from ..assign.resolve import box_area
 from ..config import RFLAConfig
 from .effective_field import effective_receptive_fields
 from .precision import Float32Loss, mixed
@@ -142,7 +143,16 @@ class RFLAAssigner(nn.Module):
         if num_gts == 0:
             background = gt_labels.new_zeros(batch, num_anchors, dtype=torch.long)
             return background, torch.zeros_like(pd_bboxes), torch.zeros_like(pd_scores), background.bool(), background
-        assigned = self.assign(gt_bboxes, mask_gt.squeeze(-1).bool(), self.grid_shapes)
+        mask = mask_gt.squeeze(-1).bool()
+        if self.config.tal_from is None:
+            assigned = self.assign(gt_bboxes, mask, self.grid_shapes)
+        else:  # the larger ones take TAL's anchors, of those that no smaller one has
+            large = mask & (box_area(gt_bboxes) >= self.config.tal_from**2)
+            assigned = self.assign(gt_bboxes, mask & ~large, self.grid_shapes)
+            by_tal = self.stock(
+                pd_scores, pd_bboxes, anc_points, gt_labels, gt_bboxes, large.unsqueeze(-1).to(mask_gt.dtype), **extra
+            )
+            assigned = torch.where((assigned < 0) & by_tal[3], by_tal[4], assigned)
         target_gt_idx = assigned.clamp(min=0)
         target_labels = gt_labels.squeeze(-1).long().clamp(min=0).gather(1, target_gt_idx)
         target_bboxes = gt_bboxes.gather(1, target_gt_idx.unsqueeze(-1).expand(-1, -1, gt_bboxes.shape[-1]))
