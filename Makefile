@@ -20,7 +20,7 @@ test-all: .venv/dev .venv/all-formats lint ## the same, and the tests that take 
 	$(BIN)/python -m pytest $(PARALLEL) -m "slow or not slow"
 
 test-matrix: .venv/dev ## the tests with the oldest Ultralytics on the Python of .venv, and with the newest on every Python that is on PATH
-	$(BIN)/tox run
+	$(BIN)/tox run -- $(PARALLEL)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -174,6 +174,13 @@ class RFLAConfig:
         lines = "".join(f"# {line}\n" for line in comment.splitlines())
         path.write_text(lines + yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
 
+    def is_in(self, path: Path) -> bool:
+        """Return whether a file as `save` writes it holds these settings, and not others or none."""
+        try:
+            return RFLAConfig.from_dict(_read(path)) == self
+        except (FileNotFoundError, ValueError):
+            return False
+
 
 SETTINGS = tuple(f.name for f in fields(RFLAConfig))
 RFLA_ALONE = tuple(name for name in SETTINGS if name not in {"assigner", "dfl_range", "skip_bad_labels", "fitness"})

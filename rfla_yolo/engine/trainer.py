@@ -151,8 +151,9 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
                 LOGGER.info(f"{colorstr('rfla:')} {line}")
             if has_one_to_one(model):
                 LOGGER.info(f"{colorstr('rfla:')} validation and fitness follow the {branch_in_use(self.args.nms)}")
-            if not (self.resume and (self.save_dir / "rfla.yaml").is_file()):  # which says what the start measured
-                self.rfla.save(self.save_dir / "rfla.yaml", comment)
+            file = self.save_dir / "rfla.yaml"
+            if not (self.resume and self.rfla.is_in(file)):  # which says what the start measured
+                self.rfla.save(file, comment)
 
     def _setup_train(self) -> None:
         self.args.__dict__.pop(KEPT, None)  # the model and the validator get these arguments: Ultralytics' alone

@@ -167,6 +167,15 @@ class TestResume:
         assert "dfl_range: measured on the training set" in before
         assert (tmp_path / "run" / "rfla.yaml").read_text() == before
 
+    @pytest.mark.parametrize("edited", ["topk: [9, 1]\n", "decay: 5\n", "{", None])
+    def test_an_edited_file_is_written_again(self, edited, tiny_set, tmp_path):
+        """Resume takes the checkpoint's settings, so the file must not say others."""
+        last = self.interrupt(tiny_set, tmp_path, 0)
+        file = tmp_path / "run" / "rfla.yaml"
+        file.unlink() if edited is None else file.write_text(edited)
+        RFLAYOLO(last).train(resume=True)
+        assert RFLAConfig.from_dict(yaml.safe_load(file.read_text())) == RFLAConfig(**self.settings)
+
     def test_checkpoint_of_0_1(self, tiny_set, tmp_path):
         """It has the settings under another name, among them two that are no more."""
         last = self.interrupt(tiny_set, tmp_path, 0)
