@@ -75,7 +75,7 @@ class RFLAAssigner(nn.Module):
         strides: Stride of each level, px.
         rf_sizes: Side of the receptive field of each level, px.
         config: The settings.
-        stock: Ultralytics' assigner of the task, for its overlap alone; that of detection by default.
+        stock: Ultralytics' assigner of the task, for its overlap and for large objects; that of detection by default.
 
     Attributes:
         grid_shapes: Rows and columns of each level, finest first; to be set before a call, which does not name them.
@@ -111,6 +111,23 @@ class RFLAAssigner(nn.Module):
         names = ("topk", "topk_max", "decay", "distance")
         return {name: getattr(self.config, name) for name in names}
 
+    def left_to_tal(self, gt_bboxes: Tensor, gt_mask: Tensor) -> Tensor | None:
+        """Return which objects are large enough for Ultralytics' assigner to choose their anchors (``tal_from``).
+
+        A tiny object has hardly an anchor to choose from, a large one has many, and which of them predict it best is
+        known to the predictions alone.
+
+        Args:
+            gt_bboxes: Objects, xyxy px, (B, G, 4), or oriented, (B, G, 5).
+            gt_mask: Whether an object is real or padding, bool, (B, G).
+
+        Returns:
+            Bool, (B, G), or None where RFLA chooses for all.
+        """
+        if self.config.tal_from is None:
+            return None
+        return gt_mask & (box_area(gt_bboxes) >= self.config.tal_from**2)
+
     @torch.no_grad()
     def forward(
         self,
@@ -144,15 +161,16 @@ class RFLAAssigner(nn.Module):
             background = gt_labels.new_zeros(batch, num_anchors, dtype=torch.long)
             return background, torch.zeros_like(pd_bboxes), torch.zeros_like(pd_scores), background.bool(), background
         mask = mask_gt.squeeze(-1).bool()
-        if self.config.tal_from is None:
+        large = self.left_to_tal(gt_bboxes, mask)
+        if large is None:
             assigned = self.assign(gt_bboxes, mask, self.grid_shapes)
-        else:  # the larger ones take TAL's anchors, of those that no smaller one has
-            large = mask & (box_area(gt_bboxes) >= self.config.tal_from**2)
+        else:
             assigned = self.assign(gt_bboxes, mask & ~large, self.grid_shapes)
-            by_tal = self.stock(
-                pd_scores, pd_bboxes, anc_points, gt_labels, gt_bboxes, large.unsqueeze(-1).to(mask_gt.dtype), **extra
+            levels = {} if anc_strides is None else {"anc_strides": anc_strides}
+            by_tal = self._assign_by_tal(
+                large, pd_scores, pd_bboxes, anc_points, gt_labels, gt_bboxes, **levels, **extra
             )
-            assigned = torch.where((assigned < 0) & by_tal[3], by_tal[4], assigned)
+            assigned = torch.where(assigned < 0, by_tal, assigned)
         target_gt_idx = assigned.clamp(min=0)
         target_labels = gt_labels.squeeze(-1).long().clamp(min=0).gather(1, target_gt_idx)
         target_bboxes = gt_bboxes.gather(1, target_gt_idx.unsqueeze(-1).expand(-1, -1, gt_bboxes.shape[-1]))
@@ -172,6 +190,30 @@ class RFLAAssigner(nn.Module):
         target_scores = weight.new_zeros(batch, num_anchors, self.num_classes)
         target_scores[image, anchor, labels] = weight
         return target_labels, target_bboxes, target_scores, fg_mask, target_gt_idx
+
+    def _assign_by_tal(
+        self,
+        large: Tensor,
+        pd_scores: Tensor,
+        pd_bboxes: Tensor,
+        anc_points: Tensor,
+        gt_labels: Tensor,
+        gt_bboxes: Tensor,
+        **extra: Tensor,
+    ) -> Tensor:
+        """Return the object of each anchor, -1 for background, as Ultralytics assigns the large objects alone, (B, A).
+
+        Its tables have a row for every object, so it gets no other rows.
+        """
+        rows = int(large.sum(1).max())
+        if not rows:
+            return large.new_full(pd_scores.shape[:2], -1, dtype=torch.long)
+        order = large.long().argsort(dim=1, descending=True, stable=True)[:, :rows]
+        image = torch.arange(len(order), device=order.device)[:, None]
+        labels, boxes, real = (values[image, order] for values in (gt_labels, gt_bboxes, large.unsqueeze(-1)))
+        extra = {name: values[image, order] if name.startswith("gt_") else values for name, values in extra.items()}
+        found = self.stock(pd_scores, pd_bboxes, anc_points, labels, boxes, real.to(gt_bboxes.dtype), **extra)
+        return torch.where(found[3], order.gather(1, found[4].long()), -1)
 
     def _overlaps(
         self,
@@ -195,12 +237,20 @@ class RFLAAssigner(nn.Module):
             table = values.new_zeros(len(gt_bboxes), int(counts.max()), values.shape[-1])
             table[image, slot] = values[image, anchor]
             per_anchor[name] = table
-        self.stock.bs, self.stock.n_max_boxes, self.stock.topk = len(gt_bboxes), gt_bboxes.shape[1], int(counts.max())
-        return self.stock.pair_overlaps((image, gt, slot), gt_bboxes, labels=gt_labels, **per_anchor, **extra)
+        self.stock.bs, self.stock.n_max_boxes, topk = len(gt_bboxes), gt_bboxes.shape[1], self.stock.topk
+        self.stock.topk = int(counts.max())
+        try:
+            return self.stock.pair_overlaps((image, gt, slot), gt_bboxes, labels=gt_labels, **per_anchor, **extra)
+        finally:
+            self.stock.topk = topk  # with which it assigns the large objects
 
 
 class RFLAMatcher(RFLAAssigner):
     """The same for a one-to-one branch: each object gets the one anchor that is nearest to it, by `rfla_match`."""
+
+    def left_to_tal(self, gt_bboxes: Tensor, gt_mask: Tensor) -> Tensor | None:
+        """Return None: it chooses for objects of all sizes."""
+        return None
 
     def assign(self, gt_bboxes: Tensor, gt_mask: Tensor, grid_shapes: Sequence[tuple[int, int]]) -> Tensor:
         """Return the object of each anchor as `rfla_match` does, under the settings."""

@@ -105,6 +105,58 @@ class TestAssigner:
         assert (expected > 0).sum() > 100
 
 
+class TestLargeObjects:
+    """``tal_from``: Ultralytics' assigner chooses the anchors of objects that are large enough."""
+
+    def scene(self, model):
+        generator = torch.Generator().manual_seed(2)
+        centre = torch.rand(3, 12, 2, generator=generator) * 128
+        side = 2 + 60 * torch.rand(3, 12, 1, generator=generator) ** 2
+        boxes = torch.cat((centre - side / 2, centre + side / 2), -1).clamp(0, 128)
+        labels = torch.randint(0, 3, (3, 12, 1), generator=generator).float()
+        mask = torch.ones(3, 12, 1)
+        mask[0, 3:] = 0  # padding
+        mask[2] = 0
+        grid = [(32, 32), (16, 16), (8, 8), (4, 4)]
+        points, _ = anchors(grid, STRIDES)
+        scores = torch.rand(3, len(points), 3, generator=generator)
+        reach = torch.rand(3, len(points), 4, generator=generator) * 30
+        predicted = torch.cat((points - reach[..., :2], points + reach[..., 2:]), -1)
+        return grid, (scores, predicted, points, labels, boxes, mask)
+
+    @pytest.mark.parametrize("border", [0.5, 8.0, 20.0, 40.0, 1000.0])
+    def test_they_take_what_tal_gives_them_and_no_smaller_one_has(self, model, border):
+        grid, args = self.scene(model)
+        config = RFLAConfig(tal_from=border)
+        stock = v8DetectionLoss(model).assigner
+        assigner = RFLAAssigner(3, STRIDES, RF, config, stock)
+        assigner.grid_shapes = grid
+        out = assigner(*args)
+        boxes, mask = args[4], args[5]
+        large = mask * ((boxes[..., 2:] - boxes[..., :2]).prod(-1, keepdim=True) >= border**2)
+        by_tal = stock(*args[:5], large)  # a row for every object
+        small = RFLAAssigner(3, STRIDES, RF, RFLAConfig()).assign(boxes, (mask * (1 - large))[..., 0].bool(), grid)
+        for image, anchor in torch.cartesian_prod(torch.arange(3), torch.arange(len(args[2]))).tolist():
+            expected = int(small[image, anchor])
+            if expected < 0 and by_tal[3][image, anchor]:
+                expected = int(by_tal[4][image, anchor])
+            assert (int(out[4][image, anchor]) if out[3][image, anchor] else -1) == expected
+        assert 0 < large.sum() < mask.sum() or border in {0.5, 1000.0}
+
+    def test_tal_gets_no_row_for_the_others(self, model):
+        grid, args = self.scene(model)
+        assigner = RFLAAssigner(3, STRIDES, RF, RFLAConfig(tal_from=30.0), stock := v8DetectionLoss(model).assigner)
+        assigner.grid_shapes = grid
+        rows = []
+        stock.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[4].shape[1]))
+        assigner(*args)
+        sides = (args[4][..., 2:] - args[4][..., :2]).prod(-1).sqrt() * args[5][..., 0]
+        assert rows == [int((sides >= 30).sum(1).max())] and 0 < rows[0] < 12
+        assigner.config = RFLAConfig(tal_from=1000.0)
+        assigner(*args)
+        assert len(rows) == 1
+
+
 class TestLoss:
     @pytest.mark.parametrize("target", sorted(TARGETS))
     def test_only_the_assigner_differs(self, model, target):
@@ -117,6 +169,15 @@ class TestLoss:
         mine, theirs = ours(preds, batch), plain(preds, batch)
         assert torch.equal(mine[0], theirs[0])
         assert all(mine[0] > 0)
+
+    def test_with_every_object_left_to_tal_it_is_stocks(self, model):
+        batch = batch_of(ROWS)
+        preds = model(batch["img"])
+        mine, theirs = (
+            RFLADetectionLoss(model, RFLAConfig(tal_from=0.001))(preds, batch),
+            v8DetectionLoss(model)(preds, batch),
+        )
+        assert torch.allclose(mine[0], theirs[0], rtol=1e-5)
 
     @pytest.mark.parametrize("rows", [[], ROWS])
     def test_backward_is_finite(self, model, rows):

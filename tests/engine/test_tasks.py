@@ -115,6 +115,19 @@ def test_one_step(name, one2one):
         assert counted["assign/missed_one2one"] == 0
 
 
+@pytest.mark.parametrize("name", [f"yolo{v}n-{task}" for v in ("v8", "26") for task in MODELS])
+def test_with_every_object_left_to_tal_the_loss_is_stocks(name):
+    """Of every task, in the second step as in the first: nothing of Ultralytics' assigner stays changed."""
+    model = model_of(name)
+    ours, stock = build_criterion(model, RFLAConfig(tal_from=0.001)), model.init_criterion()
+    batch = batch_of(name.split("-")[1])
+    preds = model.train()(batch["img"])
+    for _ in range(2):
+        (_, mine), (_, theirs) = ours(preds, batch), stock(preds, batch)
+        for key, value in theirs.items():
+            assert torch.allclose(mine[key], value, rtol=1e-4), key
+
+
 class Recorder:
     """Keeps the arguments and outputs of an assigner's calls."""
 
