@@ -99,7 +99,8 @@ def analyze(
     The images come from Ultralytics' training loader, as they are and (a quarter as many) augmented; the assignment
     from the code that training calls. TAL depends on predictions: without weights every pair of anchor and object
     gets score 1 and the best IoU that the head can draw there, which is the most that TAL could do. Of a head with a
-    one-to-one branch both branches are assigned, the other by TAL (7 -> 1) and by `rfla_match`. Oriented boxes are
+    one-to-one branch both branches are assigned, the other by TAL (7 -> 1) and by `rfla_match`. What RFLA leaves to TAL
+    (``tal_from``) is shown as TAL's, its levels and distances only with weights. Oriented boxes are
     assigned as such; of models that segment or find keypoints the boxes are analysed, as of a detector.
 
     Args:
@@ -156,7 +157,7 @@ def analyze(
     for mode, augment in MODES.items():
         count = max(images // 4, 1) if augment else images  # a mosaic holds the objects of four
         for sample in training_samples(data, count, augment, **load):
-            predicted = predictions(net, sample.image) if weights and not augment and "tal" in chosen else {}
+            predicted = predictions(net, sample.image) if weights and not augment else {}
             assigned = {b: {name: assign[b][name](sample, predicted.get(b)) for name in chosen} for b in branches}
             for branch, arms in assigned.items():
                 for name, one in arms.items():
@@ -203,7 +204,7 @@ def _assigners(
     rfla = (RFLAMatcher if one_to_one else RFLAAssigner)(num_classes, levels.strides, levels.rf_sizes, config)
     tal = (OpenRotatedTAL if oriented else OpenTAL)(num_classes, list(levels.strides), one_to_one)
     return {
-        "rfla": lambda sample, predicted: assign_rfla(sample, levels, rfla),
+        "rfla": lambda sample, predicted: assign_rfla(sample, levels, rfla, predicted),
         "tal": lambda sample, predicted: assign_tal(sample, levels, tal, predicted),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import ceil
 
@@ -98,21 +98,31 @@ class Assigned:
         wanted: Anchors that each object would have got if it were alone, long, (G,).
         lost: Those of them that another object got, long, (G,).
         contested: Anchors that several objects wanted.
+        guessed: Whether the anchors of an object stand for others of the same number, bool, (G,): RFLA has left it to
+            TAL, and there are no predictions for TAL to choose by.
     """
 
     gt: Tensor
     wanted: Tensor
     lost: Tensor
     contested: int
+    guessed: Tensor
 
 
-def assign_rfla(sample: Sample, levels: Levels, assigner: RFLAAssigner, conflicts: bool = True) -> Assigned:
-    """Assign an image by RFLA, as training does.
+def assign_rfla(
+    sample: Sample,
+    levels: Levels,
+    assigner: RFLAAssigner,
+    predicted: tuple[Tensor, Tensor] | None = None,
+    conflicts: bool = True,
+) -> Assigned:
+    """Assign an image by RFLA, as training does; what it leaves to TAL (``tal_from``) as `assign_tal` does.
 
     Args:
         sample: The image.
         levels: The levels; those of the assigner.
         assigner: The assigner.
+        predicted: As for `assign_tal`.
         conflicts: Also look at what every object wanted.
     """
     grid = levels.grid(sample.image.shape[1:])
@@ -120,18 +130,28 @@ def assign_rfla(sample: Sample, levels: Levels, assigner: RFLAAssigner, conflict
     if not num_gts:
         return _nothing(grid)
     mask = sample.trained[None]
-    gt = assigner.assign(sample.boxes[None], mask, grid)[0]
+    large = assigner.left_to_tal(sample.boxes[None], mask)
+    large = torch.zeros_like(mask) if large is None else large
+    gt = assigner.assign(sample.boxes[None], mask & ~large, grid)[0]
+    numbers = large[0].nonzero().squeeze(1)
+    if len(numbers):
+        part = replace(sample, boxes=sample.boxes[numbers], labels=sample.labels[numbers])
+        open_tal = OpenTAL if sample.boxes.shape[1] == 4 else OpenRotatedTAL
+        by_tal, claimed = _by_tal(part, levels, open_tal(assigner.num_classes, assigner.strides), predicted)
+        gt = torch.where((gt < 0) & (by_tal >= 0), numbers[by_tal.clamp(min=0)], gt)
+    guessed = large[0] & (predicted is None)
     if not conflicts:
         nothing = torch.zeros(num_gts, dtype=torch.long)
-        return Assigned(gt, nothing, nothing, 0)
-    stages = assigner.select(sample.boxes[None], mask, grid)
+        return Assigned(gt, nothing, nothing, 0, guessed)
+    stages = assigner.select(sample.boxes[None], mask & ~large, grid)
     objects = torch.arange(num_gts)[:, None]
     # an object may want an anchor in both stages: count the pair once
     pairs = torch.cat([(objects * len(gt) + stage.anchor[0])[stage.taken[0]] for stage in stages]).unique()
     wants, anchor = pairs // len(gt), pairs % len(gt)
-    lost = wants[gt[anchor] != wants]
-    claims = torch.bincount(anchor)
-    return Assigned(gt, wants.bincount(minlength=num_gts), lost.bincount(minlength=num_gts), int((claims > 1).sum()))
+    if len(numbers):
+        number, place = claimed.nonzero(as_tuple=True)
+        wants, anchor = torch.cat([wants, numbers[number]]), torch.cat([anchor, place])
+    return _assigned(gt, wants, anchor, guessed)
 
 
 def assign_tal(
@@ -146,9 +166,17 @@ def assign_tal(
         predicted: Class scores and boxes of a trained model, as `predictions` has them; without, every pair has score 1
             and the best IoU that the head can draw.
     """
-    grid = levels.grid(sample.image.shape[1:])
     if not len(sample.boxes):
-        return _nothing(grid)
+        return _nothing(levels.grid(sample.image.shape[1:]))
+    gt, claimed = _by_tal(sample, levels, assigner, predicted)
+    wants, anchor = claimed.nonzero(as_tuple=True)
+    return _assigned(gt, wants, anchor, torch.zeros(len(claimed), dtype=torch.bool))
+
+
+def _by_tal(
+    sample: Sample, levels: Levels, assigner: OpenTAL | OpenRotatedTAL, predicted: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Return the object of each anchor, -1 for background, (A,), and what every object wanted, bool, (G, A)."""
     points, level = levels.anchors(sample.image.shape[1:])
     assigner.reach = None if predicted else lambda boxes, anchor: levels.reach(boxes, points[anchor], level[anchor])
     size = (1, len(points))
@@ -156,10 +184,17 @@ def assign_tal(
     scores, boxes = predicted or empty
     mask = sample.trained.float().view(1, -1, 1)
     _, _, _, positive, gt = assigner(scores, boxes, points, sample.labels.view(1, -1, 1), sample.boxes[None], mask)
-    wanted = assigner.wanted[0]
-    # TAL may give a contested anchor to an object that did not even want it: what is lost has to be counted
-    lost = wanted & ~(positive[0] & (gt[0] == torch.arange(len(wanted))[:, None]))
-    return Assigned(torch.where(positive[0], gt[0], -1), wanted.sum(1), lost.sum(1), int((wanted.sum(0) > 1).sum()))
+    return torch.where(positive[0], gt[0], -1), assigner.wanted[0]
+
+
+def _assigned(gt: Tensor, wants: Tensor, anchor: Tensor, guessed: Tensor) -> Assigned:
+    """Return an assignment from the pairs of objects and the anchors they wanted.
+
+    TAL may give a contested anchor to an object that did not even want it: what is lost has to be counted.
+    """
+    lost = wants[gt[anchor] != wants]
+    wanted, lost = (pairs.bincount(minlength=len(guessed)) for pairs in (wants, lost))
+    return Assigned(gt, wanted, lost, int((anchor.bincount() > 1).sum()), guessed)
 
 
 @lru_cache(maxsize=4)
@@ -175,7 +210,7 @@ def _anchors(grid: tuple[tuple[int, int], ...], strides: tuple[float, ...]) -> t
 def _nothing(grid: Sequence[tuple[int, int]]) -> Assigned:
     anchors = sum(rows * columns for rows, columns in grid)
     nothing = torch.zeros(0, dtype=torch.long)
-    return Assigned(torch.full((anchors,), -1), nothing, nothing, 0)
+    return Assigned(torch.full((anchors,), -1), nothing, nothing, 0, nothing.bool())
 
 
 @dataclass
@@ -211,7 +246,8 @@ class Tally:
         positives = torch.bincount(gt, minlength=num_gts)
         best = torch.zeros(num_gts).scatter_reduce(0, gt, reach, "amax")
         side = box_area(sample.boxes).sqrt() / self.zoom
-        self._objects.append(torch.stack([side, positives, assigned.wanted, assigned.lost, best], 1).double().numpy())
+        of_objects = [side, positives, assigned.wanted, assigned.lost, best, assigned.guessed]
+        self._objects.append(torch.stack(of_objects, 1).double().numpy())
         in_strides = sides / self.levels.stride(level)
         of_positives = [gt + self._count, level, inside, reach, in_strides.amin(-1), in_strides.amax(-1)]
         self._positives.append(torch.stack(of_positives, 1).double().numpy())
@@ -243,6 +279,11 @@ class Tally:
     def best(self) -> NDArray[np.float64]:
         """The best IoU that the head can reach from the positives of every object; 0 without positives."""
         return self._column(self._objects, 4)
+
+    @property
+    def guessed(self) -> NDArray[np.bool_]:
+        """Whether the anchors of every object stand for others, so that their levels and distances mean nothing."""
+        return self._column(self._objects, 5) > 0
 
     @property
     def owner(self) -> NDArray[np.int64]:

@@ -32,28 +32,31 @@ def summarise(tally: Tally) -> dict[str, Any]:
         "sizes": sizes,
         "bins": bins,
         "distances": needed(tally),
+        "guessed": int(tally.guessed.sum()),
         "contested_anchors": tally.contested,
         "anchors": tally.anchors,
     }
 
 
 def needed(tally: Tally) -> dict[str, float] | None:
-    """Return which distances the positives' sides need, strides, or None without positives.
+    """Return which distances the positives' sides need, strides, or None without positives; not of guessed ones.
 
     Returns:
         ``least`` and ``greatest`` of all; ``low`` and ``high``, which `OUTSIDE` of the positives need to go beyond;
         ``below`` and ``above``, shares of the positives that need more than the head's distribution gives.
     """
-    if not len(tally.nearest):
+    known = ~tally.guessed[tally.owner]
+    nearest, farthest = tally.nearest[known], tally.farthest[known]
+    if not len(nearest):
         return None
     first, last = tally.levels.bins or (-np.inf, np.inf)
     return {
-        "least": float(tally.nearest.min()),
-        "low": float(np.quantile(tally.nearest, OUTSIDE)),
-        "high": float(np.quantile(tally.farthest, 1 - OUTSIDE)),
-        "greatest": float(tally.farthest.max()),
-        "below": float((tally.nearest < first - ROUNDING).mean()),
-        "above": float((tally.farthest > last + ROUNDING).mean()),
+        "least": float(nearest.min()),
+        "low": float(np.quantile(nearest, OUTSIDE)),
+        "high": float(np.quantile(farthest, 1 - OUTSIDE)),
+        "greatest": float(farthest.max()),
+        "below": float((nearest < first - ROUNDING).mean()),
+        "above": float((farthest > last + ROUNDING).mean()),
     }
 
 
@@ -69,11 +72,12 @@ def figures(tally: Tally, chosen: NDArray[np.bool_]) -> dict[str, Any]:
         ``missed``, objects without any; ``untrainable``, objects whose positives cannot reach `TRAINABLE_IOU`;
         ``inside``, share of positives inside their object, not on its border; ``reach``, their mean best IoU;
         ``best``, mean over the objects of their best; ``lost``, share of wanted anchors that went to another object;
-        ``losers``, objects that lost any; ``levels``, share of the positives on each level.
+        ``losers``, objects that lost any; ``levels``, share of the positives on each level, without guessed ones.
     """
     positives, mine = tally.positives[chosen], chosen[tally.owner]
     wanted, lost = tally.wanted[chosen], tally.lost[chosen]
-    inside, reach, level = tally.inside[mine], tally.reach[mine], tally.level[mine]
+    inside, reach = tally.inside[mine], tally.reach[mine]
+    level = tally.level[mine & ~tally.guessed[tally.owner]]
     shares = np.bincount(level, minlength=len(tally.levels.strides)) / max(len(level), 1)
     return {
         "objects": int(chosen.sum()),

@@ -130,15 +130,24 @@ def _cells(figures: dict[str, Any]) -> list[str]:
 
 
 def _how_tal(result: dict[str, Any]) -> str:
-    if "tal" not in result["assigners"]:
-        return "RFLA does not depend on predictions."
+    border = result["settings"]["tal_from"]
+    by_tal = "tal" in result["assigners"] or border is not None
+    text = "RFLA does not depend on predictions."
+    if border is not None:
+        text = f"RFLA does not depend on predictions; objects of {border:g} px and more it leaves to TAL (tal_from)."
+    if not by_tal:
+        return text
     if result["predictions"]:
-        return f"TAL, with its small-target rule, uses the predictions of {result['predictions']} without augmentation."
-    return (
-        "TAL, with its small-target rule, depends on predictions: here every pair of anchor and object has score 1 and "
-        "the best IoU that the head can draw there, the most that TAL could do. Where more than ten pairs of an object "
-        "reach the same, which of them TAL takes means nothing. RFLA does not depend on predictions."
+        text += f" TAL, with its small-target rule, uses the predictions of {result['predictions']} without "
+        return f"{text}augmentation."
+    text += (
+        " TAL, with its small-target rule, depends on predictions: here every pair of anchor and object has score 1 "
+        "and the best IoU that the head can draw there, the most that TAL could do. Where more than ten pairs of an "
+        "object reach the same, which of them TAL takes means nothing."
     )
+    if border is not None:
+        text += " So levels and distances of RFLA are those of the objects that it does not leave to TAL."
+    return text
 
 
 def _how_one_to_one(result: dict[str, Any]) -> str:

@@ -26,8 +26,8 @@ def differences(before: Tally, after: Tally) -> dict[str, list[dict[str, Any]]]:
       measurably lower by as much.
     - ``positives``: worse where measurably fewer by `FEWER` or more; more of them are not better by themselves.
 
-    Of the levels: ``levels`` is better where one that was idle (below `IDLE` of the positives) measurably gains work,
-    worse where one becomes idle.
+    Of the levels, unless anchors are guessed: ``levels`` is better where one that was idle (below `IDLE` of the
+    positives) measurably gains work, worse where one becomes idle.
 
     Args:
         before: Objects and positives under the present setting.
@@ -80,8 +80,10 @@ def _measurable(gain: NDArray[np.float64]) -> bool:
 
 
 def _work(before: Tally, after: Tally) -> dict[str, tuple[int, int]]:
-    """Return the positives of every level that both have, by name."""
-    counts = []
+    """Return the positives of every level that both have, by name; none where anchors are guessed."""
+    counts: list[dict[str, int]] = []
+    if before.guessed.any() or after.guessed.any():
+        return {}
     for tally in (before, after):
         names = level_names(tally.levels.strides)
         counts.append(dict(zip(names, np.bincount(tally.level, minlength=len(names)).tolist())))

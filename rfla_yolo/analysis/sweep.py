@@ -92,7 +92,8 @@ def try_variants(cases: Iterable[Variant], samples: Sequence[Sample], num_classe
     for variant in cases:
         tally = _tally(variant, samples, num_classes)
         first = first or tally
-        sizes = summarise(tally)["sizes"]
+        found = summarise(tally)
+        sizes = found["sizes"]
         twin = next((row for row in rows if row["kind"] == variant.kind and row["sizes"] == sizes), None)
         if twin:
             twin["same"] += [variant.name] * (variant.name not in (twin["name"], *twin["same"]))
@@ -107,6 +108,7 @@ def try_variants(cases: Iterable[Variant], samples: Sequence[Sample], num_classe
                 "strides": list(variant.levels.strides),
                 "rf_sizes": list(variant.levels.rf_sizes),
                 "sizes": sizes,
+                "guessed": found["guessed"],
                 **differences(first, tally),
             }
         )

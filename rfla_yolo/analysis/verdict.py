@@ -24,7 +24,8 @@ def verdict(result: dict[str, Any]) -> list[dict[str, Any]]:
         starved = idle(result["levels"]["names"], arm["plain"]["sizes"]["all"]["levels"])
         if name == "rfla" and result["levels"]["bins"]:
             found += _distances(arm["augmented"]["distances"], result["levels"]["bins"])
-        if starved and (name == "rfla" or result["predictions"]):  # without predictions TAL's levels mean nothing
+        known = result["predictions"] or (name == "rfla" and not arm["plain"]["guessed"])
+        if starved and known:  # without predictions TAL's levels mean nothing
             places = " and ".join(f"{level} ({100 * share:.1f} %)" for level, share in starved.items())
             what = "a level" if len(starved) == 1 else "levels"
             found.append({"text": f"{name}: {what} with next to no positives: {places}.", "figures": starved})
@@ -137,10 +138,14 @@ def _outcome(row: dict[str, Any]) -> str:
     everything, reach = row["sizes"]["all"], row["sizes"]["vt"]["reach"]
     tiny = "" if reach is None else f", positives below 8 px reach IoU {reach:.2f}"
     share = _percent(everything["untrainable"], everything["objects"])
-    return f"{share} of the objects untrainable, {count(_idle_levels(row), 'idle level')}{tiny}"
+    levels = "" if row["guessed"] else f", {count(_idle_levels(row), 'idle level')}"
+    return f"{share} of the objects untrainable{levels}{tiny}"
 
 
 def _idle_levels(row: dict[str, Any]) -> int:
+    """Return the number of levels without work, 0 where anchors are guessed."""
+    if row["guessed"]:
+        return 0
     return len(idle(level_names(row["strides"]), row["sizes"]["all"]["levels"]))
 
 

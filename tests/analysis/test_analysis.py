@@ -16,7 +16,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
 from ultralytics.utils.tal import TaskAlignedAssigner
 
-from rfla_yolo import RFLAYOLO, RFLAConfig
+from rfla_yolo import RFLAYOLO, RFLAConfig, RFLADetectionLoss
 from rfla_yolo.analysis import analyze, write_page
 from rfla_yolo.analysis.assignments import Assigned, Levels, Tally, assign_rfla, assign_tal
 from rfla_yolo.analysis.figures import MANY, ROUNDING, TRAINABLE_IOU, changes, summarise, untrainable
@@ -31,7 +31,8 @@ LEVELS = Levels((4.0, 8.0, 16.0), (8.0, 16.0, 32.0), (0, 15))
 SIDE = 64
 STOPPED = {"epochs": 1, "batch": 8, "device": "cpu", "plots": False, "workers": 0, "val": False, "save": False}
 # not TAL with bins below 0: from anchors alike around an object it takes others when the object is alone, by rounding
-CASES = [("rfla", (0.0, 15.0)), ("rfla", (-0.75, 4.5)), ("tal", (0.0, 15.0))]
+CASES = [("rfla", (0.0, 15.0)), ("rfla", (-0.75, 4.5)), ("tal", (0.0, 15.0)), ("both", (0.0, 15.0))]
+TAL_FROM = 20.0  # px, of "both": TAL's anchors from there on
 BORDERS = {"vt": (0, 8), "t": (8, 16), "s": (16, 32), "m": (32, math.inf)}
 
 
@@ -73,7 +74,7 @@ def best_iou(box, x, y, stride, bins):
 def test_every_count_is_the_direct_count(images, case, one_to_one):
     name, bins = case
     levels = replace(LEVELS, bins=bins)
-    config = RFLAConfig(topk=(3, 1))
+    config = RFLAConfig(topk=(3, 1), tal_from=TAL_FROM if name == "both" else None)
     rfla = (RFLAMatcher if one_to_one else RFLAAssigner)(1, LEVELS.strides, LEVELS.rf_sizes, config)
     tal = OpenTAL(1, list(LEVELS.strides), one_to_one)
     tally = Tally(levels)
@@ -81,20 +82,23 @@ def test_every_count_is_the_direct_count(images, case, one_to_one):
     distances = []  # least and greatest of every positive
     contested = 0
     for sample in images:
-        found = assign_rfla(sample, levels, rfla) if name == "rfla" else assign_tal(sample, levels, tal)
+        found = assign_tal(sample, levels, tal) if name == "tal" else assign_rfla(sample, levels, rfla)
         tally.add(sample, found)
         claims = [0] * len(found.gt)
         for number, box in enumerate(sample.boxes.tolist()):
             positives = []
+            left = name == "both" and not one_to_one and (box[2] - box[0]) * (box[3] - box[1]) >= TAL_FROM**2
             for anchor, (x, y, level) in enumerate(anchors()):
                 if int(found.gt[anchor]) == number:
                     inside = box[0] < x < box[2] and box[1] < y < box[3]
                     stride = levels.strides[level]
-                    positives.append((level, inside, best_iou(box, x, y, stride, bins)))
+                    positives.append((None if left else level, inside, best_iou(box, x, y, stride, bins)))
                     sides = [(x - box[0]) / stride, (y - box[1]) / stride, (box[2] - x) / stride, (box[3] - y) / stride]
-                    distances.append((min(sides), max(sides)))
+                    if not left:
+                        distances.append((min(sides), max(sides)))
             alone = Sample(sample.boxes[number : number + 1], sample.labels[:1], sample.image, "")
-            single = assign_rfla(alone, levels, rfla) if name == "rfla" else assign_tal(alone, levels, tal)
+            single = assign_tal(alone, levels, tal) if name == "tal" else assign_rfla(alone, levels, rfla)
+            assert bool(found.guessed[number]) == left
             wanted = (single.gt >= 0).tolist()
             claims = [c + w for c, w in zip(claims, wanted)]
             lost = sum(w and owner != number for w, owner in zip(wanted, found.gt.tolist()))
@@ -120,8 +124,9 @@ def test_every_count_is_the_direct_count(images, case, one_to_one):
         if positives:
             assert figures["inside"] == pytest.approx(np.mean([p[1] for p in positives]))
             assert figures["reach"] == pytest.approx(np.mean([p[2] for p in positives]), abs=1e-6)
-            shares = [sum(p[0] == level for p in positives) / len(positives) for level in range(3)]
-            assert figures["levels"] == pytest.approx(shares)
+            known = [p[0] for p in positives if p[0] is not None]
+            shares = [known.count(level) / len(known) for level in range(3)] if known else None
+            assert figures["levels"] == (shares and pytest.approx(shares))
     assert sum(row["objects"] for row in result["bins"]) == len(objects)
     if not distances:
         assert result["distances"] is None
@@ -142,7 +147,7 @@ def inside_of(boxes: torch.Tensor, side: int = 320) -> list[bool]:
     for box in boxes:
         gt = torch.full((len(LEVELS.anchors((side, side))[0]),), -1)
         gt[5 * side // 4 + 5] = 0
-        tally.add(replace(sample, boxes=box[None]), Assigned(gt, torch.zeros(1), torch.zeros(1), 0))
+        tally.add(replace(sample, boxes=box[None]), Assigned(gt, torch.zeros(1), torch.zeros(1), 0, torch.zeros(1)))
     return tally.inside.tolist()
 
 
@@ -185,7 +190,7 @@ def test_an_object_that_is_drawn_at_half_exactly_is_trainable():
         gt[5 * 80 + 5] = 0
         box = torch.tensor([[26.0 + off, 18, 30, 26]])
         sample = Sample(box, torch.zeros(1), torch.zeros(3, 320, 320, dtype=torch.uint8), "")
-        tally.add(sample, Assigned(gt, torch.zeros(1), torch.zeros(1), 0))
+        tally.add(sample, Assigned(gt, torch.zeros(1), torch.zeros(1), 0, torch.zeros(1)))
         assert tally.best[0] == pytest.approx(0.5, abs=1e-4)
         assert not untrainable(tally).any()
 
@@ -277,8 +282,9 @@ def test_a_model_without_p2_is_tried_with_one(tiny_set):
     assert row["rf_sizes"][0] == 11.5  # that of yolov8n-p2
 
 
-def test_tal_with_predictions_is_that_of_the_loss():
-    """The positives of the model's own criterion, on objects that hold more than ten anchors."""
+@pytest.mark.parametrize("name", ["tal", "rfla"])
+def test_with_predictions_it_is_that_of_the_loss(name):
+    """The positives of the criterion, on objects that hold more than ten anchors; one of three is left to TAL."""
     torch.manual_seed(0)
     model = DetectionModel("yolov8n-p2.yaml", nc=2, verbose=False)
     model.args = get_cfg()
@@ -286,8 +292,16 @@ def test_tal_with_predictions_is_that_of_the_loss():
     boxes = torch.tensor([[4.0, 4, 34, 34], [20, 24, 60, 60], [40, 8, 45, 13]])
     sample = Sample(boxes, torch.tensor([0, 1, 1]), image, "a.png")
     levels = Levels((4.0, 8.0, 16.0, 32.0), (8.0, 16.0, 32.0, 64.0), (0, 15))
-    tal = OpenTAL(2, list(levels.strides))
-    found = assign_tal(sample, levels, tal, predictions(model, image)["one2many"])
+    tal, config = OpenTAL(2, list(levels.strides)), RFLAConfig(tal_from=35.0)
+    rfla = RFLAAssigner(2, levels.strides, levels.rf_sizes, config)
+    predicted = predictions(model, image)["one2many"]
+    found, blind = (
+        assign_tal(sample, levels, tal, given) if name == "tal" else assign_rfla(sample, levels, rfla, given)
+        for given in (predicted, None)
+    )
+    loss = v8DetectionLoss(model) if name == "tal" else RFLADetectionLoss(model, config)
+    if name == "rfla":
+        loss.assigner.grid_shapes = levels.grid((SIDE, SIDE))
     batch = {
         "batch_idx": torch.zeros(3),
         "cls": torch.tensor([[0.0], [1], [1]]),
@@ -295,11 +309,10 @@ def test_tal_with_predictions_is_that_of_the_loss():
                                boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]], 1) / SIDE,
     }  # fmt: skip
     with torch.no_grad():
-        (positive, gt, *_), _, _ = v8DetectionLoss(model).get_assigned_targets_and_loss(
-            model.eval()(image[None].float() / 255)[1], batch
-        )
+        (positive, gt, *_), _, _ = loss.get_assigned_targets_and_loss(model.eval()(image[None].float() / 255)[1], batch)
     assert torch.equal(found.gt, torch.where(positive[0], gt[0], -1))
-    assert not torch.equal(found.gt, assign_tal(sample, levels, tal).gt)
+    assert not torch.equal(found.gt, blind.gt)
+    assert not found.guessed.any() and blind.guessed.tolist() == [False, name == "rfla", False]
 
 
 def test_weights_give_tal_its_predictions(tiny_set, tmp_path):

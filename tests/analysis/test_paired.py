@@ -23,7 +23,7 @@ def tally(*objects: list[int], levels: Levels = LEVELS) -> Tally:
         gt = torch.full((80,), -1)
         gt[anchors] = 0
         nothing = torch.zeros(1, dtype=torch.long)
-        found.add(Sample(torch.tensor(BOX), nothing, image, ""), Assigned(gt, nothing, nothing, 0))
+        found.add(Sample(torch.tensor(BOX), nothing, image, ""), Assigned(gt, nothing, nothing, 0, nothing))
     return found
 
 

@@ -7,6 +7,7 @@ import torch
 from ultralytics.nn.tasks import DetectionModel
 
 from rfla_yolo import RFLAConfig
+from rfla_yolo.analysis import analyze, write_page
 from rfla_yolo.analysis.assignments import Levels
 from rfla_yolo.analysis.sweep import try_variants, variants
 from rfla_yolo.analysis.verdict import start_from, verdict
@@ -69,7 +70,12 @@ def test_a_change_is_recommended_that_only_gains():
 
 
 def test_rows_that_are_worse_somewhere_are_not_recommended():
-    row = {"kind": "settings", "sizes": {"all": {"untrainable": 0, "levels": None, "reach": 1.0}}, "strides": STRIDES}
+    row = {
+        "kind": "settings",
+        "guessed": 0,
+        "sizes": {"all": {"untrainable": 0, "levels": None, "reach": 1.0}},
+        "strides": STRIDES,
+    }
     now, costs, gains = ({**row, "name": n, "better": b, "worse": w} for n, b, w in (("as set", [], []), ("costs", [1], [1]), ("gains", [1], [])))  # fmt: skip # noqa: E501
     other_size = {**gains, "name": "imgsz", "kind": "imgsz"}
     assert start_from([now, costs, other_size])["name"] == "as set"
@@ -110,7 +116,7 @@ def test_singular_and_plural(missed, untrainable, words, default):
     counts = {"objects": 9, "missed": missed, "untrainable": untrainable, "positives": 3.0}
     nothing = {"objects": 0, "missed": 0, "untrainable": 0, "positives": None}
     sizes = {"all": {**counts, "levels": [0.995, 0.005]}, "vt": counts, "t": nothing, "s": nothing, "m": nothing}
-    arms = {"rfla": {"plain": {"sizes": sizes}}}
+    arms = {"rfla": {"plain": {"sizes": sizes, "guessed": 0}}}
     levels = {"names": ["P2", "P3"], "bins": None}
     result = {"assigners": arms, "levels": levels, "predictions": None, "one2one": arms, "sweep": [], "task": "detect"}
     texts = [sentence["text"] for sentence in verdict(result)]
@@ -127,10 +133,23 @@ def test_singular_and_plural(missed, untrainable, words, default):
     assert all("1 idle levels" not in said([*default[:1], row], {}) for row in default[1:])
 
 
+def test_nothing_is_said_of_levels_that_are_guessed(tiny_set, tmp_path):
+    """Without predictions nobody knows on which levels TAL puts the large objects; their number is known."""
+    found = analyze(tiny_set, "yolov8n-p2.yaml", images=4, imgsz=64, tal_from=5.0)
+    plain = found.result["assigners"]["rfla"]["plain"]
+    left = int((found.tallies["rfla"]["plain"].side >= 5).sum())
+    assert 0 < plain["guessed"] == left < plain["sizes"]["all"]["objects"]
+    assert not any("idle level" in text or "next to no positives" in text for text in found.verdict)
+    assert "objects of 5 px and more it leaves to TAL" in write_page(found, tmp_path).read_text()
+    alone = analyze(tiny_set, "yolov8n-p2.yaml", images=4, imgsz=64, tal_from=200.0)
+    assert alone.result["assigners"]["rfla"]["plain"]["guessed"] == 0
+    assert any("idle level" in text for text in alone.verdict)
+
+
 def test_what_the_bins_cannot_draw_is_said():
     sizes = {size: {"objects": 1, "missed": 0, "untrainable": 0, "positives": 1.0, "levels": [1]} for size in SIZES}
     distances = {"least": -1.2, "low": -0.5, "high": 4.8, "greatest": 9.4, "below": 0.21, "above": 0.001}
-    arms = {"rfla": {"plain": {"sizes": sizes}, "augmented": {"distances": distances}}}
+    arms = {"rfla": {"plain": {"sizes": sizes, "guessed": 0}, "augmented": {"distances": distances}}}
     levels = {"names": ["P2"], "bins": (0, 15)}
     result = {"assigners": arms, "levels": levels, "predictions": None, "one2one": {}, "sweep": [], "task": "detect"}
     text = verdict(result)[1]["text"]
