@@ -12,6 +12,7 @@ from .rfla import Selection, rfla_assign, rfla_select
 from .rotated import rotated_candidates
 from .select import SELECTORS, select_topk
 from .targets import TARGETS, hard_targets, tal_targets
+from .task_aligned import task_aligned_assign
 
 __all__ = [
     "CANDIDATES",
@@ -31,6 +32,7 @@ __all__ = [
     "rotated_candidates",
     "select_topk",
     "tal_targets",
+    "task_aligned_assign",
     "wd_score",
     "window_candidates",
 ]

@@ -19,7 +19,7 @@ from ultralytics.utils.loss import (
 )
 from ultralytics.utils.tal import SegTaskAlignedAssigner, TaskAlignedAssigner
 
-from ..assign import TARGETS, Selection, rfla_assign, rfla_match, rfla_select
+from ..assign import TARGETS, Selection, rfla_assign, rfla_match, rfla_select, task_aligned_assign
 from ..assign.resolve import box_area
 from ..config import RFLAConfig
 from .effective_field import effective_receptive_fields
@@ -203,17 +203,34 @@ class RFLAAssigner(nn.Module):
     ) -> Tensor:
         """Return the object of each anchor, -1 for background, as Ultralytics assigns the large objects alone, (B, A).
 
-        Its tables have a row for every object, so it gets no other rows.
+        Of tasks with an overlap of their own Ultralytics' assigner itself does, with a row for each of them.
         """
-        rows = int(large.sum(1).max())
-        if not rows:
+        image, gt = large.nonzero(as_tuple=True)
+        if not len(gt):
             return large.new_full(pd_scores.shape[:2], -1, dtype=torch.long)
-        order = large.long().argsort(dim=1, descending=True, stable=True)[:, :rows]
+        stock = self.stock
+        if type(stock) is TaskAlignedAssigner:
+            found = task_aligned_assign(
+                gt_bboxes[image, gt],
+                gt_labels[image, gt, 0].long(),
+                image,
+                pd_scores,
+                pd_bboxes,
+                self.grid_shapes,
+                self.strides,
+                stock.iou_calculation,
+                topk=stock.topk,
+                min_side=stock.stride_val,
+            )
+            return torch.where(found < 0, -1, gt[found.clamp(min=0)])
+        order = large.long().argsort(dim=1, descending=True, stable=True)[:, : int(large.sum(1).max())]
         image = torch.arange(len(order), device=order.device)[:, None]
         labels, boxes, real = (values[image, order] for values in (gt_labels, gt_bboxes, large.unsqueeze(-1)))
         extra = {name: values[image, order] if name.startswith("gt_") else values for name, values in extra.items()}
-        found = self.stock(pd_scores, pd_bboxes, anc_points, labels, boxes, real.to(gt_bboxes.dtype), **extra)
-        return torch.where(found[3], order.gather(1, found[4].long()), -1)
+        _, _, _, positive, row = stock(
+            pd_scores, pd_bboxes, anc_points, labels, boxes, real.to(gt_bboxes.dtype), **extra
+        )
+        return torch.where(positive, order.gather(1, row.long()), -1)
 
     def _overlaps(
         self,

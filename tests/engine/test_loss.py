@@ -143,18 +143,23 @@ class TestLargeObjects:
             assert (int(out[4][image, anchor]) if out[3][image, anchor] else -1) == expected
         assert 0 < large.sum() < mask.sum() or border in {0.5, 1000.0}
 
-    def test_tal_gets_no_row_for_the_others(self, model):
+    def test_ultralytics_makes_no_row_for_the_others(self, model):
+        """None at all for boxes, whose overlap is known."""
         grid, args = self.scene(model)
-        assigner = RFLAAssigner(3, STRIDES, RF, RFLAConfig(tal_from=30.0), stock := v8DetectionLoss(model).assigner)
-        assigner.grid_shapes = grid
-        rows = []
-        stock.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[4].shape[1]))
-        assigner(*args)
         sides = (args[4][..., 2:] - args[4][..., :2]).prod(-1).sqrt() * args[5][..., 0]
-        assert rows == [int((sides >= 30).sum(1).max())] and 0 < rows[0] < 12
-        assigner.config = RFLAConfig(tal_from=1000.0)
-        assigner(*args)
-        assert len(rows) == 1
+        own = type("OwnOverlap", (tal.TaskAlignedAssigner,), {})
+        for kind, border, expected in (
+            (own, 30.0, [int((sides >= 30).sum(1).max())]),
+            (own, 1000.0, []),
+            (tal.TaskAlignedAssigner, 30.0, []),
+        ):
+            stock = kind(topk=10, num_classes=3, alpha=0.5, beta=6.0, stride=STRIDES)
+            assigner = RFLAAssigner(3, STRIDES, RF, RFLAConfig(tal_from=border), stock)
+            assigner.grid_shapes = grid
+            rows = []
+            stock.register_forward_pre_hook(lambda _, inputs, rows=rows: rows.append(inputs[4].shape[1]))
+            assigner(*args)
+            assert rows == expected
 
 
 class TestLoss:
