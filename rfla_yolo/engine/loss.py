@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from ultralytics.utils.tal import SegTaskAlignedAssigner, TaskAlignedAssigner
 
 from ..assign import TARGETS, Selection, rfla_assign, rfla_match, rfla_select, task_aligned_assign
 from ..assign.resolve import box_area
+from ..assign.rfla import TOPK_SIDE
 from ..config import RFLAConfig
 from .effective_field import effective_receptive_fields
 from .precision import Float32Loss, mixed
@@ -109,7 +111,11 @@ class RFLAAssigner(nn.Module):
 
     def _choices(self) -> dict[str, Any]:
         names = ("topk", "topk_max", "decay", "distance")
-        return {name: getattr(self.config, name) for name in names}
+        choices = {name: getattr(self.config, name) for name in names}
+        if self.config.tal_from is not None:  # no object that is left takes more, and fewer candidates are looked at
+            most = ceil(self.config.topk[0] * max(self.config.tal_from / TOPK_SIDE, 1))
+            choices["topk_max"] = min(choices["topk_max"], most)
+        return choices
 
     def left_to_tal(self, gt_bboxes: Tensor, gt_mask: Tensor) -> Tensor | None:
         """Return which objects are large enough for Ultralytics' assigner to choose their anchors (``tal_from``).
