@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import numpy as np
 import yaml
 
 from .assign import CONFLICTS, DISTANCES, TARGETS
-from .assign.rfla import check_decay, check_topk, check_topk_max, lookup
+from .assign.rfla import TOPK_SIDE, check_decay, check_topk, check_topk_max, lookup
 
 ASSIGNERS = ("rfla", "tal")
 RF_SCALES = {"trf": 0.5, "erf": 0.5, "stride": 2.0}  # source of the receptive fields: its default scale
 DFL_RANGES = ("auto", "stock")  # beside two numbers: measured on the dataset; Ultralytics' 0, 1, ...
 PRESETS = ("paper",)  # cfg/{name}.yaml
 KEPT = "resume_with_rfla_yolo"  # where an unfinished run keeps the settings, see `RFLATrainer.save_model`
+YOUNGER = {"tal_from": None}  # settings that 0.1 had not, and what it did, for its interrupted runs
 RETIRED = {"candidates": "window", "select": "topk"}  # settings of 0.1 with one value, still in its files
 FITNESS = {"map": None, "aitod": "AP", "APt": "APt", "APvt": "APvt"}  # setting: figure of the evaluation
 
@@ -45,7 +47,7 @@ class RFLAConfig:
     assigner: str = "rfla"
     topk: tuple[int, int] = (3, 1)
     topk_max: int = 30
-    tal_from: float | None = None
+    tal_from: float | None = 32.0
     decay: float = 0.9
     distance: str = "kl"
     conflict: str = "score"
@@ -104,6 +106,12 @@ class RFLAConfig:
             return 1.0
         return RF_SCALES[self.rf] if self.rf_scale is None else self.rf_scale
 
+    @property
+    def most_wanted(self) -> int:
+        """Anchors that the largest object below ``tal_from`` takes in stage 1 where ``topk_max`` allows it."""
+        assert self.tal_from is not None
+        return ceil(self.topk[0] * max(self.tal_from / TOPK_SIDE, 1))
+
     def without_effect(self, given: Collection[str], one_to_one: bool) -> list[str]:
         """Say in words which of the settings that were asked for change nothing, and why.
 
@@ -123,6 +131,8 @@ class RFLAConfig:
         else:
             if not one_to_one:
                 found["the head of this model has no one-to-one branch"] = ("one2one",)
+            if self.tal_from is not None and self.most_wanted <= self.topk_max:
+                found[f"no object below tal_from ({self.tal_from:g} px) takes so many"] = ("topk_max",)
             if not isinstance(self.rf, str):
                 found["rf gives the sizes in px"] = ("rf_scale",)
         idle = {why: [name for name in asked if name in names] for why, names in found.items()}

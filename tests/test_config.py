@@ -61,6 +61,9 @@ def test_flags_win_over_file_and_file_over_defaults(tmp_path):
             True,
             ["decay, one2one, because assigner=tal takes no setting of RFLA"],
         ),
+        ({"topk_max": 20}, [], True, ["topk_max, because no object below tal_from (32 px) takes so many"]),
+        ({"topk_max": 11}, [], True, []),
+        ({"topk_max": 20, "tal_from": None}, [], True, []),
     ],
 )
 def test_settings_without_effect(settings, given, one_to_one, idle):
@@ -117,6 +120,8 @@ def test_survives_a_file(tmp_path):
         ({"rf": [8, -1]}, "not \\[8, -1\\]"),
         ({"rf_scale": 0}, "rf_scale must be a number above 0, or None, not 0"),
         ({"fitness": "APm"}, "fitness must be one of 'map', 'aitod', 'APt', 'APvt', not 'APm'"),
+        ({"tal_from": 0}, "tal_from must be a side in px above 0, or None, not 0"),
+        ({"tal_from": "32"}, "not '32'"),
         ({"skip_bad_labels": 1}, "skip_bad_labels must be True or False, not 1"),
     ],
 )
@@ -140,8 +145,9 @@ def test_paper_preset_is_the_literal_form():
     config, given = RFLAConfig.take_from({"preset": "paper"})
     literal = {"topk": (3, 1), "topk_max": 0, "decay": 0.9, "distance": "kl", "target": "hard", "rf": "trf"}
     assert {name: getattr(config, name) for name in literal} == literal
+    assert config.tal_from is None
     assert config.scale == 0.5
-    assert given == ["topk_max", "target", "rf", "rf_scale"]
+    assert given == ["topk_max", "tal_from", "target", "rf", "rf_scale"]
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path):

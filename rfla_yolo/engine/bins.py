@@ -8,6 +8,7 @@ half of these bins is never a target, and an anchor beside its object needs a di
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import ceil, floor
 from typing import Any
 
@@ -78,7 +79,8 @@ def measure_range(
 ) -> tuple[float, float]:
     """Return the distances that RFLA's positives need in training, all but the outermost half of `CUT` at either end.
 
-    The objects are assigned as they are labelled, and as small and as large as the augmentation makes them.
+    The objects are assigned as they are labelled, and as small and as large as the augmentation makes them; all by
+    RFLA, whose anchors stand for those that TAL will choose for large ones (``tal_from``).
 
     Args:
         model: An Ultralytics model.
@@ -97,6 +99,7 @@ def measure_range(
     strides = model.stride.cpu()
     shapes = [(ceil(imgsz / s), ceil(imgsz / s)) for s in strides.tolist()]
     points, stride = make_anchors([torch.empty(1, 1, *shape) for shape in shapes], strides)
+    config = replace(config, tal_from=None)
     assigner = RFLAAssigner(model.model[-1].nc, strides.tolist(), rf_sizes(model, config), config)
     chosen = [label for label in labels if len(label["cls"])]
     chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, min(SAMPLED, len(chosen))).round().astype(int)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ from ultralytics.utils.tal import SegTaskAlignedAssigner, TaskAlignedAssigner
 
 from ..assign import TARGETS, Selection, rfla_assign, rfla_match, rfla_select, task_aligned_assign
 from ..assign.resolve import box_area
-from ..assign.rfla import TOPK_SIDE
 from ..config import RFLAConfig
 from .effective_field import effective_receptive_fields
 from .precision import Float32Loss, mixed
@@ -113,8 +111,7 @@ class RFLAAssigner(nn.Module):
         names = ("topk", "topk_max", "decay", "distance")
         choices = {name: getattr(self.config, name) for name in names}
         if self.config.tal_from is not None:  # no object that is left takes more, and fewer candidates are looked at
-            most = ceil(self.config.topk[0] * max(self.config.tal_from / TOPK_SIDE, 1))
-            choices["topk_max"] = min(choices["topk_max"], most)
+            choices["topk_max"] = min(choices["topk_max"], self.config.most_wanted)
         return choices
 
     def left_to_tal(self, gt_bboxes: Tensor, gt_mask: Tensor) -> Tensor | None:

@@ -16,7 +16,7 @@ from ultralytics.models.yolo.pose import PoseTrainer
 from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 
-from ..config import KEPT, RFLAConfig
+from ..config import KEPT, YOUNGER, RFLAConfig
 from .bins import describe_cut, measure_range, place_bins, use_bins
 from .checkpoints import KillSafeTrainer
 from .data import build_checked, check_dataset, measure_objects
@@ -95,7 +95,7 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
             )
         if self._given:
             LOGGER.warning(f"Resume ignores {self._given}, using checkpoint values. Start a new run to change them.")
-        self.rfla = RFLAConfig.from_dict(stored)
+        self.rfla = RFLAConfig.from_dict({**YOUNGER, **stored})
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
         """Build the model, with the bins that its YAML brings; weights come after them, with bins of their own."""

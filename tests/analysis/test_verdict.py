@@ -58,7 +58,7 @@ def test_the_default_is_kept_although_fewer_anchors_reach_more(default):
 
 
 def test_a_change_is_recommended_that_only_gains():
-    rows = sweep(rf="trf", topk_max=0)
+    rows = sweep(rf="trf", topk_max=0, tal_from=None)
     best, now = start_from(rows), rows[0]
     assert best is not now and best["better"] and not best["worse"]
     assert "P4" in [change.get("level") for change in best["better"]]

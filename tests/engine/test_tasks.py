@@ -95,7 +95,7 @@ STEPS += [(name, one2one) for name in NEWEST for one2one in ("tal", "rfla")]
 @pytest.mark.parametrize(("name", "one2one"), STEPS)
 def test_one_step(name, one2one):
     model = model_of(name)
-    criterion = build_criterion(model, RFLAConfig(one2one=one2one))
+    criterion = build_criterion(model, RFLAConfig(one2one=one2one, tal_from=None))
     assert isinstance(one_to_many(criterion), RFLALoss)
     assert isinstance(criterion, E2ELoss) == (name in NEWEST)
     if name in NEWEST:
@@ -143,7 +143,7 @@ def test_assignment_is_that_of_rfla_and_targets_have_the_tasks_own_overlap(name)
     """Stock's overlap of every positive pair, as stock's own assigner computes it in a table of all pairs."""
     task = name.split("-")[1]
     model = model_of(name)
-    config = RFLAConfig()
+    config = RFLAConfig(tal_from=None)
     criterion = build_criterion(model, config)
     branches = {"one2many": one_to_many(criterion)}
     if name in NEWEST:
