@@ -66,7 +66,7 @@ def gradients(model):
 )
 def test_one_step_of_every_detection_model(file):
     model = model_of(file)
-    criterion = build_criterion(model, RFLAConfig(one2one="rfla"))
+    criterion = build_criterion(model, RFLAConfig(one2one="rfla", tal_from=None))  # TAL gives a level work or not
     counter = PositiveCounter(criterion)
     size = int(max(8 * model.stride.max(), 256))
     batch = objects_of_all_sizes(model, size)
@@ -79,6 +79,9 @@ def test_one_step_of_every_detection_model(file):
     assert 3 <= counted["assign/positivesvt"] <= 6  # three and their equals, and one of the second stage
     if hasattr(criterion, "one2one"):
         assert counted["assign/missed_one2one"] == 0
+    with torch.no_grad():
+        _, items = build_criterion(model, RFLAConfig())(model(batch["img"]), batch)
+    assert all(value.isfinite().all() and value > 0 for value in items.values())
 
 
 @pytest.mark.parametrize("file", OURS, ids=lambda f: f.stem)
