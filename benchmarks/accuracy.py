@@ -72,7 +72,8 @@ GROWN30 = {**PAPER, "rf": "stride", "rf_scale": 2.0, "topk_max": 30}
 ARMS: dict[str, dict[str, Any]] = {
     "tal": {"assigner": "tal"},
     "paper": PAPER,
-    "grown30-tal": {**GROWN30, "target": "tal"},  # the default
+    "grown30-tal": {**GROWN30, "target": "tal"},  # RFLA at every size
+    "below-32": {**GROWN30, "target": "tal", "tal_from": 32.0},  # the default
     "one2one-rfla": {**GROWN30, "target": "tal", "one2one": "rfla"},
     "bins-1-6.5": {**GROWN30, "target": "tal", "dfl_range": [-1.0, 6.5]},
     "tal-bins-1-6.5": {"assigner": "tal", "dfl_range": [-1.0, 6.5]},

@@ -33,16 +33,19 @@ FIELD = r"^(\w+?_g\d+)_"  # images cut from one field of view share the first tw
 UNITS = {"hituav-half": ("flights", FLIGHT), "nuclei-tiny": ("fields of view", FIELD)}  # what is resampled, by set
 COUNTED = 50  # objects of a size that a class needs to count in the mean of that size
 FOCUS = {"hituav-half": "person", "nuclei-tiny": "nucleus"}  # the class whose objects below 8 px are looked at alone
-BASE, DEFAULT = "tal", "grown30-tal"
+BASE = "tal"
 FIRST, EQUAL = "yolov8n-p2", 0.1  # models within this share of the latency of the first are laid side by side
-STOCK = FIRST, BASE
-LIGHT, LIGHT_TAL = (("yolov8n-p234-reg8", arm) for arm in ("bins-0.75-4.5", "tal-bins-0.75-4.5"))
+LIGHT = "yolov8n-p234-reg8"
+STOCK, LIGHT_TAL, LIGHT_RFLA = (FIRST, BASE), (LIGHT, "tal-bins-0.75-4.5"), (LIGHT, "tal-from-32")
+EVERY, BELOW = "RFLA at every size", "RFLA below 32 px"
 FINAL = (  # of the final statement: model and arm, those that it is compared with, and its assigner in words
     (STOCK, None, "Ultralytics' own: stock"),
-    ((FIRST, DEFAULT), STOCK, "RFLA"),
+    ((FIRST, "grown30-tal"), STOCK, EVERY),
+    ((FIRST, "below-32"), STOCK, BELOW),
     (LIGHT_TAL, STOCK, "Ultralytics' own"),
-    (LIGHT, STOCK, "RFLA"),
-    (LIGHT, LIGHT_TAL, "RFLA, minus Ultralytics' own on this model"),
+    ((LIGHT, "bins-0.75-4.5"), STOCK, EVERY),
+    (LIGHT_RFLA, STOCK, BELOW),
+    (LIGHT_RFLA, LIGHT_TAL, f"{BELOW}, minus Ultralytics' own on this model"),
 )
 FINAL_SPLITS = {"all": "drones, thermal (hituav-half)", "nuclei": "microscopy (nuclei-tiny)"}
 CONFIRMED = ("short", "confirm", "yolov8n-p2")
