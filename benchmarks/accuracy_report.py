@@ -38,6 +38,7 @@ FIRST, EQUAL = "yolov8n-p2", 0.1  # models within this share of the latency of t
 LIGHT = "yolov8n-p234-reg8"
 STOCK, LIGHT_TAL, LIGHT_RFLA = (FIRST, BASE), (LIGHT, "tal-bins-0.75-4.5"), (LIGHT, "tal-from-32")
 EVERY, BELOW = "RFLA at every size", "RFLA below 32 px"
+SETTLED = {"grown30-tal", "below-32"}  # arms of the first model that are laid beside the others; the rest are in `runs`
 FINAL = (  # of the final statement: model and arm, those that it is compared with, and its assigner in words
     (STOCK, None, "Ultralytics' own: stock"),
     ((FIRST, "grown30-tal"), STOCK, EVERY),
@@ -207,7 +208,7 @@ def latency_table(groups: dict[Group, dict[str, dict[int, dict[str, Any]]]]) -> 
         pattern = UNITS[SPLITS[split][0]][1]
         for arm, runs in sorted(arms.items()):
             seeds = sorted(set(runs) & set(base))
-            if model not in cost or not seeds or (model == FIRST and arm != DEFAULT):
+            if model not in cost or not seeds or (model == FIRST and arm not in SETTLED):
                 continue
             if rows := differences(runs, base, [], [], pattern):
                 cells = [_difference(rows[-1]["figures"][name]) for name in FIGURES]

@@ -1,8 +1,8 @@
 """RFLA label assignment, torch only: candidates -> score -> select -> resolve -> targets.
 
 One file per step. Every step has a registry, a plain ``dict`` from a name to the function, so that a step is swapped by
-adding an entry and naming it: to `rfla_assign` or, where there is a choice worth offering, in the settings. Objects that
-are left to Ultralytics' assignment get it from ``task_aligned``.
+adding an entry and naming it: to `rfla_assign` or, where there is a choice worth offering, in the settings. The file
+``task_aligned`` is Ultralytics' assignment, for large objects.
 """
 
 from .candidates import CANDIDATES, Candidates, window_candidates
