@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import yaml
 
 from .assign import CONFLICTS, DISTANCES, TARGETS
-from .assign.rfla import TOPK_SIDE, check_decay, check_topk, check_topk_max, lookup
+from .assign.rfla import check_decay, check_topk, check_topk_max, lookup
 
 ASSIGNERS = ("rfla", "tal")
 RF_SCALES = {"trf": 0.5, "erf": 0.5, "stride": 2.0}  # source of the receptive fields: its default scale
@@ -106,12 +105,6 @@ class RFLAConfig:
             return 1.0
         return RF_SCALES[self.rf] if self.rf_scale is None else self.rf_scale
 
-    @property
-    def most_wanted(self) -> int:
-        """Anchors that the largest object below ``tal_from`` takes in stage 1 where ``topk_max`` allows it."""
-        assert self.tal_from is not None
-        return ceil(self.topk[0] * max(self.tal_from / TOPK_SIDE, 1))
-
     def without_effect(self, given: Collection[str], one_to_one: bool) -> list[str]:
         """Say in words which of the settings that were asked for change nothing, and why.
 
@@ -131,8 +124,6 @@ class RFLAConfig:
         else:
             if not one_to_one:
                 found["the head of this model has no one-to-one branch"] = ("one2one",)
-            if self.tal_from is not None and self.most_wanted <= self.topk_max:
-                found[f"no object below tal_from ({self.tal_from:g} px) takes so many"] = ("topk_max",)
             if not isinstance(self.rf, str):
                 found["rf gives the sizes in px"] = ("rf_scale",)
         idle = {why: [name for name in asked if name in names] for why, names in found.items()}
@@ -208,7 +199,7 @@ def check_names(what: str, names: Collection[str], known: Collection[str]) -> No
     """Raise ValueError at a name that is not known, with the nearest one that is."""
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
             raise ValueError(f"unknown {what} {name!r}{hint}")
 

@@ -61,9 +61,6 @@ def test_flags_win_over_file_and_file_over_defaults(tmp_path):
             True,
             ["decay, one2one, because assigner=tal takes no setting of RFLA"],
         ),
-        ({"topk_max": 20}, [], True, ["topk_max, because no object below tal_from (32 px) takes so many"]),
-        ({"topk_max": 11}, [], True, []),
-        ({"topk_max": 20, "tal_from": None}, [], True, []),
     ],
 )
 def test_settings_without_effect(settings, given, one_to_one, idle):
@@ -120,6 +117,8 @@ def test_survives_a_file(tmp_path):
         ({"rf": [8, -1]}, "not \\[8, -1\\]"),
         ({"rf_scale": 0}, "rf_scale must be a number above 0, or None, not 0"),
         ({"fitness": "APm"}, "fitness must be one of 'map', 'aitod', 'APt', 'APvt', not 'APm'"),
+        ({"distance": ["kl", "wd"]}, r"distance must be one of 'kl', 'wd', not \['kl', 'wd'\]"),
+        ({"fitness": {"a": 1}}, "fitness must be one of"),
         ({"tal_from": 0}, "tal_from must be a side in px above 0, or None, not 0"),
         ({"tal_from": "32"}, "not '32'"),
         ({"skip_bad_labels": 1}, "skip_bad_labels must be True or False, not 1"),
@@ -133,6 +132,12 @@ def test_bad_values_are_named(settings, message):
 def test_unknown_setting_in_a_file(tmp_path):
     (tmp_path / "my.yaml").write_text("decai: 0.8\n")
     with pytest.raises(ValueError, match=r"my\.yaml: unknown setting 'decai'; did you mean 'decay'"):
+        RFLAConfig.take_from({"rfla_cfg": str(tmp_path / "my.yaml")})
+
+
+def test_a_number_as_name_in_a_file(tmp_path):
+    (tmp_path / "my.yaml").write_text("1: 2\n")
+    with pytest.raises(ValueError, match=r"my\.yaml: unknown setting 1; there are assigner"):
         RFLAConfig.take_from({"rfla_cfg": str(tmp_path / "my.yaml")})
 
 

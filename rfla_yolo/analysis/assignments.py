@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..assign import task_aligned_assign
 from ..assign.resolve import box_area
 from ..engine import RFLAAssigner
 from ..engine.analysis import OpenRotatedTAL, OpenTAL, Sample
@@ -136,8 +137,7 @@ def assign_rfla(
     numbers = large[0].nonzero().squeeze(1)
     if len(numbers):
         part = replace(sample, boxes=sample.boxes[numbers], labels=sample.labels[numbers])
-        open_tal = OpenTAL if sample.boxes.shape[1] == 4 else OpenRotatedTAL
-        by_tal, claimed = _by_tal(part, levels, open_tal(assigner.num_classes, assigner.strides), predicted)
+        by_tal, number, place = _large_by_tal(part, levels, assigner, predicted)
         gt = torch.where((gt < 0) & (by_tal >= 0), numbers[by_tal.clamp(min=0)], gt)
     guessed = large[0] & (predicted is None)
     if not conflicts:
@@ -149,7 +149,6 @@ def assign_rfla(
     pairs = torch.cat([(objects * len(gt) + stage.anchor[0])[stage.taken[0]] for stage in stages]).unique()
     wants, anchor = pairs // len(gt), pairs % len(gt)
     if len(numbers):
-        number, place = claimed.nonzero(as_tuple=True)
         wants, anchor = torch.cat([wants, numbers[number]]), torch.cat([anchor, place])
     return _assigned(gt, wants, anchor, guessed)
 
@@ -171,6 +170,33 @@ def assign_tal(
     gt, claimed = _by_tal(sample, levels, assigner, predicted)
     wants, anchor = claimed.nonzero(as_tuple=True)
     return _assigned(gt, wants, anchor, torch.zeros(len(claimed), dtype=torch.bool))
+
+
+def _large_by_tal(
+    sample: Sample, levels: Levels, assigner: RFLAAssigner, predicted: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the object of each anchor, -1 for background, (A,), and what was wanted, pairs of object and anchor."""
+    if sample.boxes.shape[1] == 5:
+        gt, claimed = _by_tal(sample, levels, OpenRotatedTAL(assigner.num_classes, assigner.strides), predicted)
+        number, anchor = claimed.nonzero(as_tuple=True)
+        return gt, number, anchor
+    points, level = levels.anchors(sample.image.shape[1:])
+    stock = assigner.stock
+
+    def predictions(number: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+        if predicted is None:
+            reach = levels.reach(sample.boxes[number], points[anchor], level[anchor])
+            return torch.ones_like(reach), reach
+        scores, boxes = predicted
+        overlap = stock.iou_calculation(sample.boxes[number], boxes[0, anchor])
+        return scores[0, anchor, sample.labels[number]], overlap
+
+    image = torch.zeros(len(sample.boxes), dtype=torch.long)
+    grid = levels.grid(sample.image.shape[1:])
+    found = task_aligned_assign(
+        sample.boxes, image, 1, grid, levels.strides, predictions, topk=stock.topk, min_side=stock.stride_val
+    )
+    return found.assigned[0], found.gt, found.anchor
 
 
 def _by_tal(

@@ -185,7 +185,7 @@ def lookup(setting: str, name: str, registry: Mapping[str, T]) -> T:
     Raises:
         ValueError: If there is none.
     """
-    if name not in registry:
+    if not isinstance(name, str) or name not in registry:
         raise ValueError(f"{setting} must be one of {', '.join(map(repr, registry))}, not {name!r}")
     return registry[name]
 

@@ -1,12 +1,13 @@
 """Ultralytics' task-aligned assignment (TAL) of boxes, without tables of objects times anchors.
 
-For the objects that are left to it (``tal_from``). The anchors are the same; the cost follows the anchors inside the
-objects instead of all anchors, so that a scene with many objects costs no more than they do.
+For the objects that are left to it (``tal_from``). The anchors are the same; time and memory follow the anchors inside
+the objects instead of all anchors of the image for each of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,23 +16,36 @@ from .targets import TAL_ALPHA, TAL_BETA
 
 INSIDE = 1e-9  # px, by which an anchor must be inside, as in Ultralytics
 
-# Overlap of pairs of an object's box and a prediction, both xyxy px, (P, 4): (P,).
-Overlap = Callable[[Tensor, Tensor], Tensor]
+# Score of the object's class and overlap with the object, of the predictions at pairs of object and anchor, long (P,):
+# each float, (P,).
+PairPredictions = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class TaskAligned(NamedTuple):
+    """An assignment of the objects of a batch by TAL.
+
+    Attributes:
+        assigned: Number of the object of each anchor, -1 for background, long, (B, A).
+        gt: Object of each pair that it took before conflicts were resolved, long, (T,).
+        anchor: Anchor of each of these pairs, long, (T,).
+    """
+
+    assigned: Tensor
+    gt: Tensor
+    anchor: Tensor
 
 
 def task_aligned_assign(
     gt_bboxes: Tensor,
-    gt_labels: Tensor,
     image: Tensor,
-    pd_scores: Tensor,
-    pd_bboxes: Tensor,
+    batch: int,
     grid_shapes: Sequence[tuple[int, int]],
     strides: Sequence[float],
-    overlap: Overlap,
+    predictions: PairPredictions,
     *,
     topk: int = 10,
     min_side: float = 0.0,
-) -> Tensor:
+) -> TaskAligned:
     """Assign objects by the alignment of the predictions inside them, ``score^0.5 * overlap^6``.
 
     Each object takes the ``topk`` anchors inside it whose predictions align best. An anchor that several take goes to
@@ -41,39 +55,39 @@ def task_aligned_assign(
 
     Args:
         gt_bboxes: Objects of the batch, xyxy px, (N, 4).
-        gt_labels: Class of each object, long, (N,).
         image: Image of each object, long, (N,).
-        pd_scores: Class scores after the sigmoid, (B, A, num_classes).
-        pd_bboxes: Predicted boxes, xyxy px, (B, A, 4).
+        batch: Number of images.
         grid_shapes: Rows and columns of each level, finest first.
         strides: Stride of each level, px.
-        overlap: Overlap of boxes, in [0, 1].
+        predictions: Gives score and overlap, in [0, 1], of pairs of object and anchor.
         topk: Anchors an object takes.
         min_side: Sides below this are taken for this long, px, when anchors inside are looked for.
 
     Returns:
-        Number of the object of each anchor, -1 for background, long, (B, A).
+        The assignment, and what each object took before.
     """
-    batch, num_anchors = pd_scores.shape[:2]
+    num_anchors = sum(rows * columns for rows, columns in grid_shapes)
     gt, anchor = anchors_inside(gt_bboxes, grid_shapes, strides, min_side)
+    score, overlap = predictions(gt, anchor)
+    alignment = score.float().pow(TAL_ALPHA) * overlap.float().pow(TAL_BETA)
+
+    # One sort, by object and then by alignment: of numbers from 0 on, the bits of float32 are in their order.
+    aligned = (alignment > 0).nonzero().squeeze(1)
+    bits = alignment[aligned].view(torch.int32).long()
+    order = aligned[((gt[aligned] << 32) - bits).argsort(stable=True)]
+    inside = gt[aligned].bincount(minlength=len(gt_bboxes))
+    place = torch.arange(len(order), device=gt.device) - (inside.cumsum(0) - inside)[gt[order]]
+    taken = order[place < topk]
+
     key = image[gt] * num_anchors + anchor  # of the anchor, through the batch
-    overlaps = overlap(gt_bboxes[gt], pd_bboxes[image[gt], anchor])
-    alignment = pd_scores[image[gt], anchor, gt_labels[gt]].pow(TAL_ALPHA) * overlaps.pow(TAL_BETA)
-
-    order = alignment.argsort(descending=True, stable=True)
-    order = order[gt[order].argsort(stable=True)]
-    inside = gt.bincount(minlength=len(gt_bboxes))
-    place = torch.arange(len(gt), device=gt.device) - (inside.cumsum(0) - inside)[gt[order]]
-    taken = torch.zeros_like(gt, dtype=torch.bool)
-    taken[order] = place < topk
-    taken &= alignment > 0
-
     claims = key[taken].bincount(minlength=batch * num_anchors)
-    contested = claims[key] > 1
-    most = overlaps.new_zeros(batch * num_anchors).scatter_reduce(0, key, overlaps, "amax")
-    won = torch.where(contested, overlaps == most[key], taken)
+    contested = (claims[key] > 1).nonzero().squeeze(1)
+    most = overlap.new_zeros(batch * num_anchors).scatter_reduce(0, key[contested], overlap[contested], "amax")
+    contested = contested[overlap[contested] == most[key[contested]]]
+    won = torch.cat([taken[claims[key[taken]] == 1], contested])
     assigned = gt.new_full((batch * num_anchors,), len(gt_bboxes)).scatter_reduce(0, key[won], gt[won], "amin")
-    return assigned.where(assigned < len(gt_bboxes), -1).view(batch, num_anchors)
+    assigned = assigned.where(assigned < len(gt_bboxes), -1).view(batch, num_anchors)
+    return TaskAligned(assigned, gt[taken], anchor[taken])
 
 
 def anchors_inside(

@@ -170,9 +170,11 @@ class _Store(argparse.Action):
             fail(f"{option_string} needs a value")
         if len(values) > 1 and not self.several:
             fail(f"{option_string} takes one value, found {' '.join(values)!r}; put quotes around a value with spaces")
-        read = (
-            list(values) if self.dest in {"name", "project"} else [smart_value(value) for value in values or ["True"]]
-        )
+        if self.dest in {"name", "project"}:
+            read = list(values)
+        else:  # our settings are written as in their YAML too
+            null = {"null"} if self.dest in SETTINGS else set()
+            read = [None if value in null else smart_value(value) for value in values or ["True"]]
         value = read[0] if len(read) == 1 else read
         setattr(namespace, self.dest, list(value) if isinstance(value, tuple) else value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from ultralytics.utils.tal import SegTaskAlignedAssigner, TaskAlignedAssigner
 
 from ..assign import TARGETS, Selection, rfla_assign, rfla_match, rfla_select, task_aligned_assign
 from ..assign.resolve import box_area
+from ..assign.rfla import TOPK_SIDE
+from ..assign.targets import TAL_ALPHA, TAL_BETA
 from ..config import RFLAConfig
 from .effective_field import effective_receptive_fields
 from .precision import Float32Loss, mixed
@@ -76,6 +79,7 @@ class RFLAAssigner(nn.Module):
         rf_sizes: Side of the receptive field of each level, px.
         config: The settings.
         stock: Ultralytics' assigner of the task, for its overlap and for large objects; that of detection by default.
+        tables: Let it assign the large objects itself, for losses in which positives of target 0 count as well.
 
     Attributes:
         grid_shapes: Rows and columns of each level, finest first; to be set before a call, which does not name them.
@@ -90,13 +94,15 @@ class RFLAAssigner(nn.Module):
         rf_sizes: Sequence[float],
         config: RFLAConfig,
         stock: TaskAlignedAssigner | None = None,
+        tables: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.strides = list(strides)
         self.rf_sizes = list(rf_sizes)
         self.config = config
-        self.stock = stock or TaskAlignedAssigner(num_classes=num_classes)
+        self.stock = stock or TaskAlignedAssigner(10, num_classes, TAL_ALPHA, TAL_BETA, self.strides)
+        self.tables = tables or type(self.stock) is not TaskAlignedAssigner
 
     def assign(self, gt_bboxes: Tensor, gt_mask: Tensor, grid_shapes: Sequence[tuple[int, int]]) -> Tensor:
         """Return the object of each anchor as `rfla_assign` does, under the settings."""
@@ -111,7 +117,8 @@ class RFLAAssigner(nn.Module):
         names = ("topk", "topk_max", "decay", "distance")
         choices = {name: getattr(self.config, name) for name in names}
         if self.config.tal_from is not None:  # no object that is left takes more, and fewer candidates are looked at
-            choices["topk_max"] = min(choices["topk_max"], self.config.most_wanted)
+            most = ceil(self.config.topk[0] * max(self.config.tal_from / TOPK_SIDE, 1))
+            choices["topk_max"] = min(choices["topk_max"], most)
         return choices
 
     def left_to_tal(self, gt_bboxes: Tensor, gt_mask: Tensor) -> Tensor | None:
@@ -129,7 +136,7 @@ class RFLAAssigner(nn.Module):
         """
         if self.config.tal_from is None:
             return None
-        return gt_mask & (box_area(gt_bboxes) >= self.config.tal_from**2)
+        return gt_mask & (box_area(gt_bboxes.float()).clamp(min=0).sqrt() >= self.config.tal_from)
 
     @torch.no_grad()
     def forward(
@@ -206,25 +213,25 @@ class RFLAAssigner(nn.Module):
     ) -> Tensor:
         """Return the object of each anchor, -1 for background, as Ultralytics assigns the large objects alone, (B, A).
 
-        Of tasks with an overlap of their own Ultralytics' assigner itself does, with a row for each of them.
+        With ``tables`` Ultralytics' assigner itself does, with a row for each of them.
         """
         image, gt = large.nonzero(as_tuple=True)
         if not len(gt):
             return large.new_full(pd_scores.shape[:2], -1, dtype=torch.long)
         stock = self.stock
-        if type(stock) is TaskAlignedAssigner:
+        if not self.tables:
+            boxes, labels = gt_bboxes[image, gt], gt_labels[image, gt, 0].long()
+
+            def predictions(number: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+                where = image[number], anchor
+                return pd_scores[image[number], anchor, labels[number]], stock.iou_calculation(
+                    boxes[number], pd_bboxes[where]
+                )
+
+            levels = (self.grid_shapes, self.strides)
             found = task_aligned_assign(
-                gt_bboxes[image, gt],
-                gt_labels[image, gt, 0].long(),
-                image,
-                pd_scores,
-                pd_bboxes,
-                self.grid_shapes,
-                self.strides,
-                stock.iou_calculation,
-                topk=stock.topk,
-                min_side=stock.stride_val,
-            )
+                boxes, image, len(large), *levels, predictions, topk=stock.topk, min_side=stock.stride_val
+            ).assigned
             return torch.where(found < 0, -1, gt[found.clamp(min=0)])
         order = large.long().argsort(dim=1, descending=True, stable=True)[:, : int(large.sum(1).max())]
         image = torch.arange(len(order), device=order.device)[:, None]
@@ -310,7 +317,8 @@ class RFLALoss(Float32Loss):
         config = config or RFLAConfig()
         assigner = RFLAAssigner if tal_topk2 is None else RFLAMatcher
         levels = (stock.stride.tolist(), rf_sizes(model, config))
-        self.assigner = assigner(stock.nc, *levels, config, self.assigner)
+        tables = not isinstance(self, RFLADetectionLoss)  # the losses of masks and keypoints count all positives alike
+        self.assigner = assigner(stock.nc, *levels, config, self.assigner, tables)
 
     def loss(self, preds: dict[str, Any], batch: dict[str, Any]) -> Any:
         """Compute the loss of one branch; the assigner is told the grid shapes, which no call of it names."""

@@ -42,9 +42,12 @@ def test_it_is_ultralytics_assigner(scene, near, topk):
     scores, predicted, points = predictions(generator, near)
     labels = torch.randint(0, 3, (len(boxes),), generator=generator)
     stock = TaskAlignedAssigner(topk=topk, num_classes=3, alpha=0.5, beta=6.0, stride=STRIDES)
-    found = task_aligned_assign(
-        boxes, labels, image, scores, predicted, GRID, STRIDES, stock.iou_calculation, topk=topk, min_side=8.0
-    )
+
+    def pairs(gt, anchor):
+        where = image[gt], anchor
+        return scores[image[gt], anchor, labels[gt]], stock.iou_calculation(boxes[gt], predicted[where])
+
+    found = task_aligned_assign(boxes, image, 2, GRID, STRIDES, pairs, topk=topk, min_side=8.0).assigned
     rows = torch.stack([image == 0, image == 1]).unsqueeze(-1).float()  # a table for either image
     shared = labels.view(1, -1, 1).float().repeat(2, 1, 1), boxes.repeat(2, 1, 1)
     _, _, targets, positive, gt = stock(scores, predicted, points, *shared, rows)
@@ -69,9 +72,7 @@ def test_inside_is_between_the_sides_and_not_on_them(scene, min_side):
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_nothing_to_assign(count):
-    scores, predicted, _ = predictions(torch.Generator().manual_seed(0), 4.0)
     boxes, nothing = torch.full((count, 4), 1000.0), torch.zeros(count, dtype=torch.long)  # far away
-    found = task_aligned_assign(
-        boxes, nothing, nothing, scores, predicted, GRID, STRIDES, TaskAlignedAssigner().iou_calculation
-    )
-    assert found.shape == scores.shape[:2] and (found == -1).all()
+    found = task_aligned_assign(boxes, nothing, 2, GRID, STRIDES, lambda gt, anchor: (gt.float(), gt.float()))
+    assert found.assigned.shape == (2, sum(h * w for h, w in GRID)) and (found.assigned == -1).all()
+    assert not len(found.gt) and not len(found.anchor)

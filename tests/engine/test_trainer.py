@@ -167,7 +167,7 @@ class TestResume:
         assert "dfl_range: measured on the training set" in before
         assert (tmp_path / "run" / "rfla.yaml").read_text() == before
 
-    @pytest.mark.parametrize("edited", ["topk: [9, 1]\n", "decay: 5\n", "{", None])
+    @pytest.mark.parametrize("edited", ["topk: [9, 1]\n", "distance: [kl, wd]\n1: 2\n", "{", None])
     def test_an_edited_file_is_written_again(self, edited, tiny_set, tmp_path):
         """Resume takes the checkpoint's settings, so the file must not say others."""
         last = self.interrupt(tiny_set, tmp_path, 0)
