@@ -12,7 +12,7 @@ def run(argv: Sequence[str]) -> None:
     """Search for settings by Ray Tune, with AP by object size as the objective."""
     parser = make_parser("tune", run.__doc__)
     group = parser.add_argument_group("Search; what is not in the space is the same for all trials")
-    text = "rf_scale=1..4 (range) lr0=1e-4..1e-2,log topk_max=10,20,30 (choices), or a YAML file of these"
+    text = "rf_scale=1..4 (range) lr0=1e-4..1e-2,log tal_from=16,32,64 (choices), or a YAML file of these"
     group.add_argument("--space", nargs="+", action="extend", metavar=PAIRS, default=[], help=text)
     group.add_argument("--objective", default="AP", help="AP, AP50, AP75, APvt, APt, APs, APm or fitness, on val [AP]")
     group.add_argument("--trials", type=int, default=10, help="trainings to do [10]")
