@@ -223,10 +223,8 @@ class RFLAAssigner(nn.Module):
             boxes, labels = gt_bboxes[image, gt], gt_labels[image, gt, 0].long()
 
             def predictions(number: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
-                where = image[number], anchor
-                return pd_scores[image[number], anchor, labels[number]], stock.iou_calculation(
-                    boxes[number], pd_bboxes[where]
-                )
+                score = pd_scores[image[number], anchor, labels[number]]
+                return score, stock.iou_calculation(boxes[number], pd_bboxes[image[number], anchor])
 
             levels = (self.grid_shapes, self.strides)
             found = task_aligned_assign(
