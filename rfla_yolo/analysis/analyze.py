@@ -152,12 +152,13 @@ def analyze(
     oriented = detector.task == "obb"
     assign = {branch: _assigners(branch, num_classes, levels, config, oriented) for branch in branches}
     tallies = {branch: {name: {mode: Tally(levels) for mode in MODES} for name in chosen} for branch in branches}
+    by_tal = "tal" in chosen or config.tal_from is not None  # RFLA itself needs no predictions
     picker = _Picker(seed)
     kept: list[Sample] = []
     for mode, augment in MODES.items():
         count = max(images // 4, 1) if augment else images  # a mosaic holds the objects of four
         for sample in training_samples(data, count, augment, **load):
-            predicted = predictions(net, sample.image) if weights and not augment else {}
+            predicted = predictions(net, sample.image) if weights and by_tal and not augment else {}
             assigned = {b: {name: assign[b][name](sample, predicted.get(b)) for name in chosen} for b in branches}
             for branch, arms in assigned.items():
                 for name, one in arms.items():

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..assign import task_aligned_assign
 from ..assign.resolve import box_area
 from ..engine import RFLAAssigner
 from ..engine.analysis import OpenRotatedTAL, OpenTAL, Sample
@@ -133,7 +132,8 @@ def assign_rfla(
     mask = sample.trained[None]
     large = assigner.left_to_tal(sample.boxes[None], mask)
     large = torch.zeros_like(mask) if large is None else large
-    gt = assigner.assign(sample.boxes[None], mask & ~large, grid)[0]
+    small = mask & ~large
+    gt = assigner.assign(sample.boxes[None], small, grid)[0]
     numbers = large[0].nonzero().squeeze(1)
     if len(numbers):
         part = replace(sample, boxes=sample.boxes[numbers], labels=sample.labels[numbers])
@@ -143,7 +143,7 @@ def assign_rfla(
     if not conflicts:
         nothing = torch.zeros(num_gts, dtype=torch.long)
         return Assigned(gt, nothing, nothing, 0, guessed)
-    stages = assigner.select(sample.boxes[None], mask & ~large, grid)
+    stages = assigner.select(sample.boxes[None], small, grid)
     objects = torch.arange(num_gts)[:, None]
     # an object may want an anchor in both stages: count the pair once
     pairs = torch.cat([(objects * len(gt) + stage.anchor[0])[stage.taken[0]] for stage in stages]).unique()
@@ -181,21 +181,17 @@ def _large_by_tal(
         number, anchor = claimed.nonzero(as_tuple=True)
         return gt, number, anchor
     points, level = levels.anchors(sample.image.shape[1:])
-    stock = assigner.stock
 
     def predictions(number: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
         if predicted is None:
             reach = levels.reach(sample.boxes[number], points[anchor], level[anchor])
             return torch.ones_like(reach), reach
         scores, boxes = predicted
-        overlap = stock.iou_calculation(sample.boxes[number], boxes[0, anchor])
+        overlap = assigner.stock.iou_calculation(sample.boxes[number], boxes[0, anchor])
         return scores[0, anchor, sample.labels[number]], overlap
 
     image = torch.zeros(len(sample.boxes), dtype=torch.long)
-    grid = levels.grid(sample.image.shape[1:])
-    found = task_aligned_assign(
-        sample.boxes, image, 1, grid, levels.strides, predictions, topk=stock.topk, min_side=stock.stride_val
-    )
+    found = assigner.align(sample.boxes, image, 1, levels.grid(sample.image.shape[1:]), predictions)
     return found.assigned[0], found.gt, found.anchor
 
 
@@ -315,6 +311,11 @@ class Tally:
     def owner(self) -> NDArray[np.int64]:
         """Object of every positive anchor."""
         return self._column(self._positives, 0).astype(np.int64)
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Whether the level and the distances of every positive anchor mean something: it is of no guessed object."""
+        return ~self.guessed[self.owner]
 
     @property
     def level(self) -> NDArray[np.int64]:

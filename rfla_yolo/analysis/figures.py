@@ -45,7 +45,7 @@ def needed(tally: Tally) -> dict[str, float] | None:
         ``least`` and ``greatest`` of all; ``low`` and ``high``, which `OUTSIDE` of the positives need to go beyond;
         ``below`` and ``above``, shares of the positives that need more than the head's distribution gives.
     """
-    known = ~tally.guessed[tally.owner]
+    known = tally.known
     nearest, farthest = tally.nearest[known], tally.farthest[known]
     if not len(nearest):
         return None
@@ -77,7 +77,7 @@ def figures(tally: Tally, chosen: NDArray[np.bool_]) -> dict[str, Any]:
     positives, mine = tally.positives[chosen], chosen[tally.owner]
     wanted, lost = tally.wanted[chosen], tally.lost[chosen]
     inside, reach = tally.inside[mine], tally.reach[mine]
-    level = tally.level[mine & ~tally.guessed[tally.owner]]
+    level = tally.level[mine & tally.known]
     shares = np.bincount(level, minlength=len(tally.levels.strides)) / max(len(level), 1)
     return {
         "objects": int(chosen.sum()),

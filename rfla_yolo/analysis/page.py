@@ -131,11 +131,9 @@ def _cells(figures: dict[str, Any]) -> list[str]:
 
 def _how_tal(result: dict[str, Any]) -> str:
     border = result["settings"]["tal_from"]
-    by_tal = "tal" in result["assigners"] or border is not None
-    text = "RFLA does not depend on predictions."
-    if border is not None:
-        text = f"RFLA does not depend on predictions; objects of {border:g} px and more it leaves to TAL (tal_from)."
-    if not by_tal:
+    left = "" if border is None else f"; objects of {border:g} px and more it leaves to TAL (tal_from)"
+    text = f"RFLA does not depend on predictions{left}."
+    if border is None and "tal" not in result["assigners"]:
         return text
     if result["predictions"]:
         text += f" TAL, with its small-target rule, uses the predictions of {result['predictions']} without "

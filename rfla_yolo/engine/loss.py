@@ -24,6 +24,7 @@ from ..assign import TARGETS, Selection, rfla_assign, rfla_match, rfla_select, t
 from ..assign.resolve import box_area
 from ..assign.rfla import TOPK_SIDE
 from ..assign.targets import TAL_ALPHA, TAL_BETA
+from ..assign.task_aligned import PairPredictions, TaskAligned
 from ..config import RFLAConfig
 from .effective_field import effective_receptive_fields
 from .precision import Float32Loss, mixed
@@ -138,6 +139,18 @@ class RFLAAssigner(nn.Module):
             return None
         return gt_mask & (box_area(gt_bboxes.float()).clamp(min=0).sqrt() >= self.config.tal_from)
 
+    def align(
+        self,
+        gt_bboxes: Tensor,
+        image: Tensor,
+        batch: int,
+        grid_shapes: Sequence[tuple[int, int]],
+        predictions: PairPredictions,
+    ) -> TaskAligned:
+        """Assign objects (N, 4) of a batch as `task_aligned_assign` does, with the numbers of Ultralytics' assigner."""
+        limits = {"topk": self.stock.topk, "min_side": self.stock.stride_val}
+        return task_aligned_assign(gt_bboxes, image, batch, grid_shapes, self.strides, predictions, **limits)
+
     @torch.no_grad()
     def forward(
         self,
@@ -172,10 +185,8 @@ class RFLAAssigner(nn.Module):
             return background, torch.zeros_like(pd_bboxes), torch.zeros_like(pd_scores), background.bool(), background
         mask = mask_gt.squeeze(-1).bool()
         large = self.left_to_tal(gt_bboxes, mask)
-        if large is None:
-            assigned = self.assign(gt_bboxes, mask, self.grid_shapes)
-        else:
-            assigned = self.assign(gt_bboxes, mask & ~large, self.grid_shapes)
+        assigned = self.assign(gt_bboxes, mask if large is None else mask & ~large, self.grid_shapes)
+        if large is not None:
             levels = {} if anc_strides is None else {"anc_strides": anc_strides}
             by_tal = self._assign_by_tal(
                 large, pd_scores, pd_bboxes, anc_points, gt_labels, gt_bboxes, **levels, **extra
@@ -226,10 +237,7 @@ class RFLAAssigner(nn.Module):
                 score = pd_scores[image[number], anchor, labels[number]]
                 return score, stock.iou_calculation(boxes[number], pd_bboxes[image[number], anchor])
 
-            levels = (self.grid_shapes, self.strides)
-            found = task_aligned_assign(
-                boxes, image, len(large), *levels, predictions, topk=stock.topk, min_side=stock.stride_val
-            ).assigned
+            found = self.align(boxes, image, len(large), self.grid_shapes, predictions).assigned
             return torch.where(found < 0, -1, gt[found.clamp(min=0)])
         order = large.long().argsort(dim=1, descending=True, stable=True)[:, : int(large.sum(1).max())]
         image = torch.arange(len(order), device=order.device)[:, None]

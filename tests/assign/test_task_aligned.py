@@ -14,7 +14,6 @@ from rfla_yolo.assign.task_aligned import anchors_inside
 from .oracle import anchors
 
 GRID, STRIDES = [(16, 12), (8, 6), (4, 3)], [4, 8, 16]
-WIDTH, HEIGHT = 48, 64
 
 
 @st.composite
@@ -44,8 +43,7 @@ def test_it_is_ultralytics_assigner(scene, near, topk):
     stock = TaskAlignedAssigner(topk=topk, num_classes=3, alpha=0.5, beta=6.0, stride=STRIDES)
 
     def pairs(gt, anchor):
-        where = image[gt], anchor
-        return scores[image[gt], anchor, labels[gt]], stock.iou_calculation(boxes[gt], predicted[where])
+        return scores[image[gt], anchor, labels[gt]], stock.iou_calculation(boxes[gt], predicted[image[gt], anchor])
 
     found = task_aligned_assign(boxes, image, 2, GRID, STRIDES, pairs, topk=topk, min_side=8.0).assigned
     rows = torch.stack([image == 0, image == 1]).unsqueeze(-1).float()  # a table for either image

@@ -108,7 +108,7 @@ class TestAssigner:
 class TestLargeObjects:
     """``tal_from``: Ultralytics' assigner chooses the anchors of objects that are large enough."""
 
-    def scene(self, model):
+    def scene(self):
         generator = torch.Generator().manual_seed(2)
         centre = torch.rand(3, 12, 2, generator=generator) * 128
         side = 2 + 60 * torch.rand(3, 12, 1, generator=generator) ** 2
@@ -126,7 +126,7 @@ class TestLargeObjects:
 
     @pytest.mark.parametrize("border", [0.5, 8.0, 20.0, 40.0, 1000.0])
     def test_they_take_what_tal_gives_them_and_no_smaller_one_has(self, model, border):
-        grid, args = self.scene(model)
+        grid, args = self.scene()
         config = RFLAConfig(tal_from=border)
         stock = v8DetectionLoss(model).assigner
         assigner = RFLAAssigner(3, STRIDES, RF, config, stock)
@@ -145,9 +145,9 @@ class TestLargeObjects:
             assert (int(out[4][image, anchor]) if out[3][image, anchor] else -1) == expected
         assert 0 < large.sum() < mask.sum() or border in {0.5, 1000.0}
 
-    def test_ultralytics_makes_no_row_for_the_others(self, model):
+    def test_ultralytics_makes_no_row_for_the_others(self):
         """None at all for boxes, whose overlap is known."""
-        grid, args = self.scene(model)
+        grid, args = self.scene()
         sides = (args[4][..., 2:] - args[4][..., :2]).prod(-1).sqrt() * args[5][..., 0]
         own = type("OwnOverlap", (tal.TaskAlignedAssigner,), {})
         for kind, border, expected in (
