@@ -69,17 +69,19 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 }
 PAPER = {"preset": "paper"}
 GROWN30 = {**PAPER, "rf": "stride", "rf_scale": 2.0, "topk_max": 30}
+BELOW32 = {**GROWN30, "target": "tal", "tal_from": 32.0}
 ARMS: dict[str, dict[str, Any]] = {
     "tal": {"assigner": "tal"},
     "paper": PAPER,
     "grown30-tal": {**GROWN30, "target": "tal"},  # RFLA at every size
-    "below-32": {**GROWN30, "target": "tal", "tal_from": 32.0},  # the default
+    "below-32": BELOW32,  # the default
+    "below-32-one2one-rfla": {**BELOW32, "one2one": "rfla"},
+    "below-32-bins-1-6.5": {**BELOW32, "dfl_range": [-1.0, 6.5]},
     "one2one-rfla": {**GROWN30, "target": "tal", "one2one": "rfla"},
-    "bins-1-6.5": {**GROWN30, "target": "tal", "dfl_range": [-1.0, 6.5]},
     "tal-bins-1-6.5": {"assigner": "tal", "dfl_range": [-1.0, 6.5]},
     "bins-0.75-4.5": {**GROWN30, "target": "tal", "dfl_range": [-0.75, 4.5]},
     "tal-bins-0.75-4.5": {"assigner": "tal", "dfl_range": [-0.75, 4.5]},
-    "tal-from-32": {**GROWN30, "target": "tal", "dfl_range": [-0.75, 4.5], "tal_from": 32.0},
+    "tal-from-32": {**BELOW32, "dfl_range": [-0.75, 4.5]},
     "grown30-hard": GROWN30,
     "grown30-wd": {**GROWN30, "target": "tal", "distance": "wd"},
     "grown30-trf-tal": {**PAPER, "topk_max": 30, "target": "tal"},
