@@ -37,17 +37,16 @@ BASE = "tal"
 FIRST, EQUAL = "yolov8n-p2", 0.1  # models within this share of the latency of the first are laid side by side
 LIGHT = "yolov8n-p234-reg8"
 STOCK, LIGHT_TAL, LIGHT_RFLA = (FIRST, BASE), (LIGHT, "tal-bins-0.75-4.5"), (LIGHT, "tal-from-32")
-EVERY, BELOW = "RFLA at every size", "RFLA below 32 px"
 SETTLED = {"grown30-tal", "below-32"}  # arms of the first model that are laid beside the others; the rest are in `runs`
+OWN, BELOW = "Ultralytics' own", "RFLA below 32 px"  # assigners in words
 FINAL = (  # of the final statement: model and arm, those that it is compared with, and its assigner in words
-    (STOCK, None, "Ultralytics' own: stock"),
-    ((FIRST, "grown30-tal"), STOCK, EVERY),
-    ((FIRST, "below-32"), STOCK, BELOW),
-    (LIGHT_TAL, STOCK, "Ultralytics' own"),
-    ((LIGHT, "bins-0.75-4.5"), STOCK, EVERY),
+    (STOCK, None, f"{OWN}: stock"),
+    ((FIRST, "below-32"), STOCK, f"{BELOW}: the default"),
+    (LIGHT_TAL, STOCK, OWN),
     (LIGHT_RFLA, STOCK, BELOW),
-    (LIGHT_RFLA, LIGHT_TAL, f"{BELOW}, minus Ultralytics' own on this model"),
+    (LIGHT_RFLA, LIGHT_TAL, f"{BELOW}, minus {OWN} on this model"),
 )
+FINAL_FIGURES = ["AP", *(f"AP{size}" for size in SIZES)]
 FINAL_SPLITS = {"all": "drones, thermal (hituav-half)", "nuclei": "microscopy (nuclei-tiny)"}
 CONFIRMED = ("short", "confirm", "yolov8n-p2")
 LOOKS = {CONFIRMED: [(3, 4, 5), (6, 7, 8)]}  # seeds that were run and looked at together, in this order
@@ -143,13 +142,15 @@ def counted_differences(arm: list[Path], base: list[Path], truth: dict[str, Any]
     return figures
 
 
-def final_table(groups: dict[Group, dict[str, dict[int, dict[str, Any]]]]) -> str:
-    """Return what a training of 48 epochs brings on each set, against stock at equal latency, as Markdown."""
-    costs = read_costs()
-    names = ["AP", *(f"AP{size}" for size in SIZES)]
-    lines = ["| set | model, image size | assigner | time | GFLOPs | seeds | " + " | ".join(names) + " |"]
-    lines.append("|---" * (len(names) + 6) + "|")
-    for split, title in FINAL_SPLITS.items():
+def final_rows(groups: dict[Group, dict[str, dict[int, dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """Return what a training of 48 epochs brings on each set, against stock at equal latency.
+
+    Returns:
+        For each set and row of `FINAL` that has runs: ``split``, ``model``, ``assigner`` in words, ``seeds``,
+        ``calibration_errors`` of its runs, and either ``values``, one a run, or ``differences``, by figure.
+    """
+    rows = []
+    for split in FINAL_SPLITS:
         truth = kept_truth(RESULTS / "accuracy" / f"{split}.json.gz")
         for (model, arm), against, assigner in FINAL:
             runs = groups.get(("long", split, model), {}).get(arm, {})
@@ -157,20 +158,67 @@ def final_table(groups: dict[Group, dict[str, dict[int, dict[str, Any]]]]) -> st
             seeds = sorted(set(runs) & set(base))
             if not seeds:
                 continue
+            errors = [runs[seed]["calibration_error"] for seed in seeds]
+            row = {"split": split, "model": model, "assigner": assigner, "seeds": seeds, "calibration_errors": errors}
             if against:
                 sides = [[side[seed]["file"].with_suffix(".npz") for seed in seeds] for side in (runs, base)]
-                found = counted_differences(*sides, truth, UNITS[SPLITS[split][0]][1])
-                cells = [_difference(found[name]) if name in found else "-" for name in names]
+                row["differences"] = counted_differences(*sides, truth, UNITS[SPLITS[split][0]][1])
             else:
-                figures = [{"AP": runs[seed]["metrics"]["AP"], **sharper(runs[seed], truth)} for seed in seeds]
-                cells = [_cell([100 * figure[name] for figure in figures]) for name in names]
-            cost = costs[model]
-            what = f"{title} | {model}, {cost['imgsz']} px | {assigner} | {cost['ratio']:.2f} | {cost['gflops']:.1f}"
-            lines.append(f"| {what} | {', '.join(map(str, seeds))} | " + " | ".join(cells) + " |")
+                values = [{"AP": runs[seed]["metrics"]["AP"], **sharper(runs[seed], truth)} for seed in seeds]
+                row["values"] = {name: [value[name] for value in values] for name in FINAL_FIGURES}
+            rows.append(row)
+    return rows
+
+
+def final_table(rows: list[dict[str, Any]], groups: dict[Group, dict[str, dict[int, dict[str, Any]]]]) -> str:
+    """Return `final_rows` as Markdown, with what each model costs."""
+    costs = read_costs()
+    names = ["calibration error", *FINAL_FIGURES]
+    lines = ["| set | model, image size | assigner | time | GFLOPs | seeds | " + " | ".join(names) + " |"]
+    lines.append("|---" * (len(names) + 6) + "|")
+    for row in rows:
+        cells = [_cell([100 * error for error in row["calibration_errors"]], 2)]
+        if "values" in row:
+            cells += [_cell([100 * value for value in row["values"][name]]) for name in FINAL_FIGURES]
+        else:
+            found = row["differences"]
+            cells += [_difference(found[name]) if name in found else "-" for name in FINAL_FIGURES]
+        cost = costs[row["model"]]
+        what = f"{FINAL_SPLITS[row['split']]} | {row['model']}, {cost['imgsz']} px | {row['assigner']} | "
+        what += f"{cost['ratio']:.2f} | {cost['gflops']:.1f} | {', '.join(map(str, row['seeds']))}"
+        lines.append(f"| {what} | " + " | ".join(cells) + " |")
     runs = groups[CONFIRMED][BASE].values()
-    spread = [f"{100 * np.std([run['metrics'][name] for run in runs], ddof=1):.1f} ({name})" for name in names]
-    note = f"{ONE_SEED} Of {len(runs)} by TAL for 16 epochs the standard deviations are {', '.join(spread)} points."
-    return "\n".join([*lines, "", textwrap.fill(note, width=120)])
+    spread = [f"{100 * np.std([run['metrics'][name] for run in runs], ddof=1):.1f} ({name})" for name in FINAL_FIGURES]
+    note = f"{len(runs)} runs by TAL for 16 epochs differ by a standard deviation of {', '.join(spread)} points."
+    one = f"{ONE_SEED} " if any(len(row["seeds"]) == 1 for row in rows) else ""
+    return "\n".join([*lines, "", textwrap.fill(one + note, width=120)])
+
+
+def plot_final(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the differences of `final_rows` with their intervals, a panel for each set."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    series = [assigner for _, against, assigner in FINAL if against]
+    labelled: set[str] = set()
+    for axis, (split, title) in zip(figure.subplots(1, len(FINAL_SPLITS)), FINAL_SPLITS.items()):
+        for row in rows:
+            if row["split"] != split or "differences" not in row:
+                continue
+            i = series.index(row["assigner"])
+            found = {name: row["differences"][name] for name in FINAL_FIGURES if name in row["differences"]}
+            middle = 100 * np.array([one["difference"] for one in found.values()])
+            ends = 100 * np.array([[one["low"], one["high"]] for one in found.values()]).T
+            places = [FINAL_FIGURES.index(name) + (i - (len(series) - 1) / 2) * 0.18 for name in found]
+            label = None if row["assigner"] in labelled else f"{row['model']}: {row['assigner']}"
+            labelled.add(row["assigner"])
+            reach = np.abs(ends - middle)
+            axis.errorbar(places, middle, yerr=reach, fmt="o", ms=4, capsize=2, color=f"C{i}", label=label)
+        axis.axhline(0, color="black", lw=0.8)
+        axis.set(xticks=range(len(FINAL_FIGURES)), xticklabels=FINAL_FIGURES, title=title, ylabel="points, minus stock")
+        axis.grid(axis="y", alpha=0.3)
+    figure.legend(fontsize=8, ncols=2, loc="outside lower center")
+    figure.savefig(path, dpi=110)
 
 
 def _below_8(found: Evaluation, name: str) -> dict[str, float]:
@@ -336,7 +384,9 @@ def main() -> None:
     fill(document, "arms", arms_table(everything))
     fill(document, "runs", "\n".join(parts))
     fill(document, "latency", latency_table(groups))
-    final = final_table(groups)
+    rows = final_rows(groups)
+    plot_final(rows, ROOT / "docs" / "images" / "results-final.png")
+    final = final_table(rows, groups)
     for file in (document, ROOT / "README.md"):
         fill(file, "final", final)
     print(f"Wrote {document}")
