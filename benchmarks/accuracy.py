@@ -74,9 +74,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "tal": {"assigner": "tal"},
     "paper": PAPER,
     "grown30-tal": {**GROWN30, "target": "tal"},  # RFLA at every size
-    "below-32": BELOW32,  # the default
+    "below-32": BELOW32,
     "below-32-one2one-rfla": {**BELOW32, "one2one": "rfla"},
-    "below-32-auto": {**BELOW32, "dfl_range": "auto"},
+    "below-32-auto": {**BELOW32, "dfl_range": "auto"},  # the default
     "below-32-bins-1-6.5": {**BELOW32, "dfl_range": [-1.0, 6.5]},
     "one2one-rfla": {**GROWN30, "target": "tal", "one2one": "rfla"},
     "tal-bins-1-6.5": {"assigner": "tal", "dfl_range": [-1.0, 6.5]},

@@ -37,11 +37,12 @@ BASE = "tal"
 FIRST, EQUAL = "yolov8n-p2", 0.1  # models within this share of the latency of the first are laid side by side
 LIGHT = "yolov8n-p234-reg8"
 STOCK, LIGHT_TAL, LIGHT_RFLA = (FIRST, BASE), (LIGHT, "tal-bins-0.75-4.5"), (LIGHT, "tal-from-32")
-SETTLED = {"grown30-tal", "below-32"}  # arms of the first model that are laid beside the others; the rest are in `runs`
+SETTLED = {"grown30-tal", "below-32", "below-32-auto"}  # arms of the first model that are laid beside the others
 OWN, BELOW = "Ultralytics' own", "RFLA below 32 px"  # assigners in words
 FINAL = (  # of the final statement: model and arm, those that it is compared with, and its assigner in words
     (STOCK, None, f"{OWN}: stock"),
-    ((FIRST, "below-32"), STOCK, f"{BELOW}: the default"),
+    ((FIRST, "below-32"), STOCK, f"{BELOW}, stock bins"),
+    ((FIRST, "below-32-auto"), STOCK, f"{BELOW}: the default"),
     (LIGHT_TAL, STOCK, OWN),
     (LIGHT_RFLA, STOCK, BELOW),
     (LIGHT_RFLA, LIGHT_TAL, f"{BELOW}, minus {OWN} on this model"),
@@ -209,7 +210,7 @@ def plot_final(rows: list[dict[str, Any]], path: Path) -> None:
             found = {name: row["differences"][name] for name in FINAL_FIGURES if name in row["differences"]}
             middle = 100 * np.array([one["difference"] for one in found.values()])
             ends = 100 * np.array([[one["low"], one["high"]] for one in found.values()]).T
-            places = [FINAL_FIGURES.index(name) + (i - (len(series) - 1) / 2) * 0.18 for name in found]
+            places = [FINAL_FIGURES.index(name) + (i - (len(series) - 1) / 2) * 0.15 for name in found]
             label = None if row["assigner"] in labelled else f"{row['model']}: {row['assigner']}"
             labelled.add(row["assigner"])
             reach = np.abs(ends - middle)

@@ -20,7 +20,7 @@ RF_SCALES = {"trf": 0.5, "erf": 0.5, "stride": 2.0}  # source of the receptive f
 DFL_RANGES = ("auto", "stock")  # beside two numbers: measured on the dataset; Ultralytics' 0, 1, ...
 PRESETS = ("paper",)  # cfg/{name}.yaml
 KEPT = "resume_with_rfla_yolo"  # where an unfinished run keeps the settings, see `RFLATrainer.save_model`
-YOUNGER = {"tal_from": None}  # settings that 0.1 had not, and what it did, for its interrupted runs
+YOUNGER = {"tal_from": None, "dfl_range": None}  # settings that 0.1 had not, and what it did, for its interrupted runs
 RETIRED = {"candidates": "window", "select": "topk"}  # settings of 0.1 with one value, still in its files
 FITNESS = {"map": None, "aitod": "AP", "APt": "APt", "APvt": "APvt"}  # setting: figure of the evaluation
 
@@ -54,7 +54,7 @@ class RFLAConfig:
     one2one: str = "tal"
     rf: str | tuple[float, ...] = "stride"
     rf_scale: float | None = None
-    dfl_range: str | tuple[float, float] | None = None
+    dfl_range: str | tuple[float, float] | None = "auto"
     skip_bad_labels: bool = False
     fitness: str = "map"
 
@@ -89,11 +89,6 @@ class RFLAConfig:
         if not isinstance(self.skip_bad_labels, bool):
             raise ValueError(f"skip_bad_labels must be True or False, not {self.skip_bad_labels!r}")
         object.__setattr__(self, "topk", tuple(self.topk))
-        if self.dfl_range == "auto" and self.assigner != "rfla":
-            raise ValueError(
-                f"dfl_range: 'auto' measures RFLA's anchors, which assigner {self.assigner!r} does not use; give two "
-                "numbers of cells"
-            )
         if self.dfl_range is not None and self.dfl_range not in DFL_RANGES:
             others = f", {', '.join(map(repr, DFL_RANGES))}, or None"
             object.__setattr__(self, "dfl_range", check_dfl_range(self.dfl_range, others))
@@ -120,7 +115,8 @@ class RFLAConfig:
         asked = [name for name in SETTINGS if name in given or getattr(self, name) != getattr(default, name)]
         found: dict[str, tuple[str, ...]] = {}
         if self.assigner != "rfla":
-            found[f"assigner={self.assigner} takes no setting of RFLA"] = RFLA_ALONE
+            measured = ("dfl_range",) if self.dfl_range == "auto" else ()
+            found[f"assigner={self.assigner} takes no setting of RFLA"] = RFLA_ALONE + measured
         else:
             if not one_to_one:
                 found["the head of this model has no one-to-one branch"] = ("one2one",)

@@ -54,6 +54,12 @@ def test_flags_win_over_file_and_file_over_defaults(tmp_path):
         ({"one2one": "tal"}, ["one2one"], False, ["one2one, because the head of this model has no one-to-one branch"]),
         ({"one2one": "rfla"}, [], False, ["one2one, because the head of this model has no one-to-one branch"]),
         ({"one2one": "tal"}, ["one2one"], True, []),
+        (
+            {"assigner": "tal"},
+            ["dfl_range"],
+            True,
+            ["dfl_range, because assigner=tal takes no setting of RFLA"],
+        ),
         ({"rf": (8, 16, 32), "rf_scale": 2}, [], True, ["rf_scale, because rf gives the sizes in px"]),
         (
             {"assigner": "tal", "decay": 0.8, "fitness": "APt", "dfl_range": (-1, 6.5)},
@@ -150,9 +156,9 @@ def test_paper_preset_is_the_literal_form():
     config, given = RFLAConfig.take_from({"preset": "paper"})
     literal = {"topk": (3, 1), "topk_max": 0, "decay": 0.9, "distance": "kl", "target": "hard", "rf": "trf"}
     assert {name: getattr(config, name) for name in literal} == literal
-    assert config.tal_from is None
+    assert config.tal_from is config.dfl_range is None
     assert config.scale == 0.5
-    assert given == ["topk_max", "tal_from", "target", "rf", "rf_scale"]
+    assert given == ["topk_max", "tal_from", "target", "rf", "rf_scale", "dfl_range"]
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path):

@@ -26,7 +26,7 @@ from ..engine.analysis import (
     training_samples,
     training_size,
 )
-from ..engine.bins import check_bins, choose_bins
+from ..engine.bins import check_bins, choose_bins, measures
 from ..engine.effective_field import effective_receptive_fields
 from ..engine.loss import RFLAMatcher, check_head, has_one_to_one
 from ..engine.receptive_field import detection_model
@@ -139,10 +139,14 @@ def analyze(
         check_head(net)
     check_bins(net, config.dfl_range)
     imgsz = training_size(net, arguments.get("imgsz", detector.overrides.get("imgsz", DEFAULT_IMGSZ)))
+    own = choose_bins(net, None if config.dfl_range == "auto" else config.dfl_range)
     if config.dfl_range == "auto":
-        bins = training_range(net, config, data, **{**arguments, "imgsz": imgsz, "task": detector.task})
+        bins = None
+        if measures(net, config, new=not detector.ckpt):
+            bins = training_range(net, config, data, **{**arguments, "imgsz": imgsz, "task": detector.task})
         config = replace(config, dfl_range=bins)
     levels = levels_of(net, config)
+    drawn = {"rfla": levels, "tal": replace(levels, bins=own)}  # measured bins are RFLA's alone
     num_classes = count_classes(data)
     if weights and num_classes != net.model[-1].nc:
         raise ValueError(f"weights: {weights} has {net.model[-1].nc} classes, data {data} has {num_classes}")
@@ -150,8 +154,8 @@ def analyze(
 
     branches = BRANCHES if has_one_to_one(net) else BRANCHES[:1]
     oriented = detector.task == "obb"
-    assign = {branch: _assigners(branch, num_classes, levels, config, oriented) for branch in branches}
-    tallies = {branch: {name: {mode: Tally(levels) for mode in MODES} for name in chosen} for branch in branches}
+    assign = {branch: _assigners(branch, num_classes, drawn, config, oriented) for branch in branches}
+    tallies = {branch: {name: {mode: Tally(drawn[name]) for mode in MODES} for name in chosen} for branch in branches}
     by_tal = "tal" in chosen or config.tal_from is not None  # RFLA itself needs no predictions
     picker = _Picker(seed)
     kept: list[Sample] = []
@@ -198,15 +202,15 @@ def analyze(
 
 
 def _assigners(
-    branch: str, num_classes: int, levels: Levels, config: RFLAConfig, oriented: bool
+    branch: str, num_classes: int, drawn: dict[str, Levels], config: RFLAConfig, oriented: bool
 ) -> dict[str, Callable[[Sample, tuple[Tensor, Tensor] | None], Assigned]]:
-    """Return what assigns an image in a branch, by the name of the assigner."""
-    one_to_one = branch == "one2one"
+    """Return what assigns an image in a branch, by the name of the assigner, as the levels of each are."""
+    levels, one_to_one = drawn["rfla"], branch == "one2one"
     rfla = (RFLAMatcher if one_to_one else RFLAAssigner)(num_classes, levels.strides, levels.rf_sizes, config)
     tal = (OpenRotatedTAL if oriented else OpenTAL)(num_classes, list(levels.strides), one_to_one)
     return {
         "rfla": lambda sample, predicted: assign_rfla(sample, levels, rfla, predicted),
-        "tal": lambda sample, predicted: assign_tal(sample, levels, tal, predicted),
+        "tal": lambda sample, predicted: assign_tal(sample, drawn["tal"], tal, predicted),
     }
 
 

@@ -99,7 +99,7 @@ def training_samples(
 
 def training_range(
     model: Any, config: RFLAConfig, data: Any, imgsz: int, task: str, **arguments: Any
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """Return the bins that a training with ``dfl_range: auto`` takes, as `measure_range` does.
 
     Args:

@@ -21,7 +21,7 @@ from ultralytics.utils.loss import BboxLoss
 from ultralytics.utils.ops import xywh2xyxy
 from ultralytics.utils.tal import bbox2dist, make_anchors
 
-from ..config import RFLAConfig, check_dfl_range
+from ..config import DFL_RANGES, RFLAConfig, check_dfl_range
 from .data import image_shape
 from .distributed import sum_over_ranks
 from .loss import RFLAAssigner, branches, one_to_many, rf_sizes
@@ -74,9 +74,25 @@ class RangedBboxLoss(BboxLoss):
         return loss_iou, (loss * target_scores[where].sum(-1, keepdim=True)).sum() / target_scores_sum
 
 
+def measures(model: Any, config: RFLAConfig, new: bool) -> bool:
+    """Return whether the bins of a model are to be measured on the training set (``dfl_range: auto``).
+
+    Weights keep the bins that they were trained with, and a model those that its YAML brings.
+
+    Args:
+        model: An Ultralytics model.
+        config: The settings.
+        new: Whether its boxes have no weights yet, see `load_boxes`.
+    """
+    head = model.model[-1]
+    asked = config.assigner == "rfla" and config.dfl_range == "auto" and new
+    bins = head.reg_max > 1 and not isinstance(head, OBB)
+    return asked and bins and choose_bins(model, None) == (0, head.reg_max - 1)
+
+
 def measure_range(
     model: Any, config: RFLAConfig, labels: Sequence[Mapping[str, Any]], imgsz: int, scale: float
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """Return the distances that RFLA's positives need in training, all but the outermost half of `CUT` at either end.
 
     The objects are assigned as they are labelled, and as small and as large as the augmentation makes them; all by
@@ -90,12 +106,8 @@ def measure_range(
         scale: Ultralytics' argument: objects become 1 - scale to 1 + scale times as large.
 
     Returns:
-        Where the first and the last bin should stand, cells, rounded outwards to a `GRAIN`.
-
-    Raises:
-        ValueError: If there is no object, or the head has no distribution.
+        Where the first and the last bin should stand, cells, rounded outwards to a `GRAIN`; None without objects.
     """
-    check_bins(model, "auto")
     strides = model.stride.cpu()
     shapes = [(ceil(imgsz / s), ceil(imgsz / s)) for s in strides.tolist()]
     points, stride = make_anchors([torch.empty(1, 1, *shape) for shape in shapes], strides)
@@ -114,7 +126,7 @@ def measure_range(
             cell = stride[anchor]
             found.append(bbox2dist(points[anchor], boxes[image, assigned[image, anchor]] / cell).flatten())
     if not found:
-        raise ValueError("dfl_range: 'auto' needs a dataset with objects; this one has none")
+        return None
     low, high = np.quantile(torch.cat(found).numpy(), [CUT / 2, 1 - CUT / 2]) / GRAIN
     return GRAIN * floor(low), GRAIN * max(ceil(high), floor(low) + 1)
 
@@ -134,7 +146,7 @@ def choose_bins(model: Any, dfl_range: str | tuple[float, float] | None) -> tupl
 
     Args:
         model: An Ultralytics model.
-        dfl_range: The setting; "auto" must have become numbers by `measure_range`.
+        dfl_range: The setting; "auto" must have become numbers by `measure_range`, or None.
 
     Returns:
         The range, or None where the head draws signed distances, without bins.
@@ -163,6 +175,17 @@ def place_bins(model: Any) -> None:
     except ValueError as error:
         raise ValueError(f"model: {model.yaml.get('yaml_file', 'its YAML')}: {error}") from None
     _place(model.model[-1], (low, high))
+
+
+def load_boxes(model: Any, weights: Any) -> bool:
+    """Load weights as far as they fit, and return whether the layers that draw boxes are among them.
+
+    Those of another model (a backbone from COCO) leave the boxes new, which then have no bins to keep.
+    """
+    last = model.model[-1].cv2[0][-1].weight
+    before = last.clone()
+    model.load(weights)
+    return not torch.equal(last, before)
 
 
 def use_bins(model: Any, criterion: Any, dfl_range: str | tuple[float, float] | None) -> tuple[float, float] | None:
@@ -231,7 +254,7 @@ def set_bins(head: Any, losses: list[Any], dfl_range: tuple[float, float]) -> No
 def check_bins(model: Any, dfl_range: str | tuple[float, float] | None) -> None:
     """Raise ValueError where the setting asks for bins that the head of a model cannot have."""
     head = model.model[-1]
-    if dfl_range in {None, "stock"}:
+    if dfl_range is None or dfl_range in DFL_RANGES:
         return
     if isinstance(head, OBB):
         raise ValueError(

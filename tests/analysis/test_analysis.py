@@ -249,6 +249,7 @@ def test_reach_of_the_smallest_objects_on_real_data(data_dir, tmp_path):
             topk=(3, 1),
             rf="trf",
             rf_scale=0.5,
+            dfl_range="stock",
         )
         tiny = found.result["assigners"]["rfla"]["plain"]["sizes"]["vt"]
         assert tiny["inside"] == pytest.approx(inside, abs=0.04)

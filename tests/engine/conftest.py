@@ -19,6 +19,7 @@ QUICK = {
     "verbose": False,
 }
 LEARNED = {**QUICK, "epochs": 40, "optimizer": "AdamW", "lr0": 0.005, "nbs": 4, "close_mosaic": 40, "scale": 0.1}
+NOT_DEFAULT = {"topk": (2, 1), "decay": 0.8, "dfl_range": None}
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_sets) -> Path:
     root = tmp_path_factory.mktemp("runs")
     data = tiny_sets(root)
     model = RFLAYOLO("yolov8n-p2.yaml")
-    model.train(data=str(data), project=str(root), name="trained", topk=(2, 1), decay=0.8, **LEARNED)
+    model.train(data=str(data), project=str(root), name="trained", **NOT_DEFAULT, **LEARNED)
     return root / "trained"
 
 

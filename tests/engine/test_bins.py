@@ -11,7 +11,7 @@ import torch
 import yaml
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import DetectionModel, OBBModel
 from ultralytics.utils.loss import BboxLoss, v8DetectionLoss
 from ultralytics.utils.ops import xywh2xyxy
 from ultralytics.utils.tal import bbox2dist
@@ -21,7 +21,15 @@ from rfla_yolo.analysis import analyze
 from rfla_yolo.assign import rfla_assign
 from rfla_yolo.config import resource_dir
 from rfla_yolo.engine.analysis import predictions
-from rfla_yolo.engine.bins import RangedBboxLoss, choose_bins, describe_cut, measure_range, place_bins, use_bins
+from rfla_yolo.engine.bins import (
+    RangedBboxLoss,
+    choose_bins,
+    describe_cut,
+    measure_range,
+    measures,
+    place_bins,
+    use_bins,
+)
 from rfla_yolo.engine.shipped import load_model_yaml
 
 BINS = 16
@@ -202,13 +210,18 @@ def test_a_measured_range_is_that_of_a_loop(scale):
     assert (sides < low).mean() <= 0.0051 and (sides > high).mean() <= 0.0051
 
 
-def test_a_range_cannot_be_measured_without_objects_or_bins():
-    with pytest.raises(ValueError, match="'auto' needs a dataset with objects"):
-        measure_range(network(), RFLAConfig(), [{"cls": np.zeros(0)}], 128, 0.5)
-    with pytest.raises(ValueError, match="not for reg_max 1"):
-        measure_range(network("yolo26n.yaml"), RFLAConfig(), [], 128, 0.5)
-    with pytest.raises(ValueError, match="'auto' measures RFLA's anchors, which assigner 'tal' does not use"):
-        RFLAConfig(dfl_range="auto", assigner="tal")
+def test_what_is_measured():
+    """The bins of a new model under RFLA, where it has any and its YAML brings none."""
+    auto = RFLAConfig()
+    assert measures(network(), auto, new=True) and not measures(network(), auto, new=False)
+    for setting in ({"assigner": "tal"}, {"dfl_range": None}, {"dfl_range": "stock"}, {"dfl_range": (0, 4)}):
+        assert not measures(network(), RFLAConfig(**setting), new=True)
+    assert not measures(network("yolo26n.yaml"), auto, new=True)
+    assert not measures(OBBModel("yolov8n-obb.yaml", verbose=False), auto, new=True)
+    model = network(str(resource_dir("cfg") / "models" / "yolov8-p234-reg8.yaml"))
+    place_bins(model)
+    assert not measures(model, auto, new=True)
+    assert measure_range(network(), auto, [{"cls": np.zeros(0)}], 128, 0.5) is None  # no object
 
 
 def test_stock_wins_over_what_a_model_brings():
@@ -241,6 +254,9 @@ def test_weights_bring_their_bins(tiny_set, tmp_path):
     kept = bins("fresh", "yolov8n-p2-reg8.yaml", pretrained=str(tmp_path / "other.pt"))
     assert kept == pytest.approx([-0.75 + 0.75 * i for i in range(8)])
     assert bins("again", tmp_path / "fresh" / "weights" / "last.pt") == kept
+    YOLO("yolov8n.yaml").save(tmp_path / "backbone.pt")  # its head has another place than that of yolov8n-p2
+    low, *_, high = bins("backbone", "yolov8n-p2.yaml", pretrained=str(tmp_path / "backbone.pt"))
+    assert low < 0 and high < BINS - 1  # measured, as for a new model
 
 
 @pytest.mark.parametrize("value", ["[5, 1]", "[-1, .inf]", "[2, 2]", "[1]", "auto", "stock", "3", "[0, x]"])
@@ -267,14 +283,18 @@ def test_one_distance_alone_is_a_range():
 
 def test_auto_becomes_numbers_that_the_run_keeps(tiny_set, tmp_path):
     given = {"data": str(tiny_set), "imgsz": 64, "epochs": 1, "batch": 8, "workers": 0, "plots": False, "device": "cpu"}
-    RFLAYOLO("yolov8n-p2.yaml").train(**given, project=str(tmp_path), name="run", dfl_range="auto")
+    RFLAYOLO("yolov8n-p2.yaml").train(**given, project=str(tmp_path), name="run")
     settings = yaml.safe_load(text := (tmp_path / "run" / "rfla.yaml").read_text())
     low, high = settings["dfl_range"]
     assert -2 < low < 0 < high < 6 and "dfl_range: measured on the training set" in text
     weight = YOLO(tmp_path / "run" / "weights" / "last.pt").model.model[-1].dfl.conv.weight.flatten()
     torch.testing.assert_close(weight, torch.linspace(low, high, BINS), rtol=0, atol=2e-3)  # kept in float16
-    found = analyze(tiny_set, "yolov8n-p2.yaml", imgsz=64, images=8, sweep=False, dfl_range="auto")
-    assert found.levels.bins == (low, high)
+    found = analyze(tiny_set, "yolov8n-p2.yaml", imgsz=64, images=8, sweep=False)
+    assert found.levels.bins == found.tallies["rfla"]["plain"].levels.bins == (low, high)
+    assert found.tallies["tal"]["plain"].levels.bins == (0, BINS - 1)  # what stock draws
+    RFLAYOLO("yolov8n-p2.yaml").train(**given, project=str(tmp_path), name="tal", assigner="tal")
+    weight = YOLO(tmp_path / "tal" / "weights" / "last.pt").model.model[-1].dfl.conv.weight.flatten()
+    assert weight.tolist() == list(range(BINS))
 
 
 @pytest.mark.parametrize("assigner", ["rfla", "tal"])

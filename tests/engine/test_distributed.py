@@ -18,6 +18,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 
 from rfla_yolo import RFLAYOLO, RFLAConfig, RFLATrainer, cli
+from rfla_yolo.engine.bins import use_bins
 from rfla_yolo.engine.distributed import choose_devices
 from rfla_yolo.engine.loss import build_criterion, one_to_many
 from rfla_yolo.engine.trainer import TRAINERS
@@ -123,6 +124,7 @@ class TestTraining:
         for process in seen:
             model.load_state_dict(seen[0]["state"])
             model.criterion = build_criterion(model.train(), RFLAConfig(topk=(2, 1)))
+            use_bins(model, model.criterion, None)  # those of the run, which are in its state
             assigned = []
             assigner = one_to_many(model.criterion).assigner
             assigner.register_forward_hook(lambda _, args, output, assigned=assigned: assigned.append(output))

@@ -58,7 +58,7 @@ def test_a_scale_that_a_model_does_not_have():
 @pytest.mark.parametrize(
     ("model", "given", "message"),
     [
-        ("yolo26n.yaml", {"dfl_range": "auto"}, "dfl_range 'auto' is for heads with a distance distribution"),
+        ("yolo26n.yaml", {"dfl_range": (-1, 6)}, r"dfl_range \(-1.0, 6.0\) is for heads with a distance distribution"),
         ("yolov8n-obb.yaml", {"dfl_range": (-1, 6)}, r"dfl_range \(-1.0, 6.0\) is for axis-aligned boxes"),
         ("yolov8n-p2.yaml", {"rf": (4, 8)}, "rf must give one size in px for each of the model's 4 levels"),
         ("yolov8n-p2.yaml", {"pretrained": "gone.pt"}, "pretrained: no such file: gone.pt"),

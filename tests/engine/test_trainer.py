@@ -22,7 +22,7 @@ from rfla_yolo import RFLAYOLO, RFLAConfig, RFLADetectionLoss, RFLATrainer, rece
 from rfla_yolo.config import KEPT
 from rfla_yolo.engine.validator import SIZE_METRICS
 
-from .conftest import LEARNED, QUICK
+from .conftest import LEARNED, NOT_DEFAULT, QUICK
 
 
 def losses(trainer_class, data, folder, **settings):
@@ -81,7 +81,7 @@ class TestSettings:
                 member = next(n for n in archive.namelist() if n.endswith("data.pkl"))
                 assert b"rfla_yolo" not in archive.read(member)
         checkpoint = torch.load(trained / "weights" / "best.pt", map_location="cpu", weights_only=False)
-        assert RFLAConfig.from_dict(checkpoint["model"].rfla) == RFLAConfig(topk=(2, 1), decay=0.8)
+        assert RFLAConfig.from_dict(checkpoint["model"].rfla) == RFLAConfig(**NOT_DEFAULT)
         assert checkpoint["model"].criterion is None
         assert {name: type(value) for name, value in checkpoint["model"].objects.items()} == dict.fromkeys(
             ("side_max", "side_p999", "scale"), float
@@ -132,7 +132,7 @@ class TestFitness:
 
 
 class TestResume:
-    settings: ClassVar = {"topk": (2, 0), "rf": "stride", "rf_scale": 2.0}
+    settings: ClassVar = {"topk": (2, 0), "rf": "stride", "rf_scale": 2.0, "dfl_range": (-1.0, 4.0)}
 
     def interrupt(self, data, folder, epoch, **more):
         """Train up to the checkpoint of an epoch, counted from 0, and return it."""
@@ -147,7 +147,7 @@ class TestResume:
         model = RFLAYOLO("yolov8n-p2.yaml")
         model.add_callback("on_model_save", stop)
         with pytest.raises(StopError):
-            model.train(data=str(data), project=str(folder), name="run", **self.settings, **more, **QUICK)
+            model.train(data=str(data), project=str(folder), name="run", **{**self.settings, **more}, **QUICK)
         return folder / "run" / "weights" / "last.pt"
 
     def assert_resumes(self, last, resume):
