@@ -142,7 +142,7 @@ def analyze(
     own = choose_bins(net, None if config.dfl_range == "auto" else config.dfl_range)
     if config.dfl_range == "auto":
         bins = None
-        if measures(net, config, new=not detector.ckpt):
+        if measures(net, config):
             bins = training_range(net, config, data, **{**arguments, "imgsz": imgsz, "task": detector.task})
         config = replace(config, dfl_range=bins)
     levels = levels_of(net, config)

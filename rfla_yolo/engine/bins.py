@@ -8,6 +8,7 @@ half of these bins is never a target, and an anchor beside its object needs a di
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from math import ceil, floor
 from typing import Any
@@ -74,20 +75,25 @@ class RangedBboxLoss(BboxLoss):
         return loss_iou, (loss * target_scores[where].sum(-1, keepdim=True)).sum() / target_scores_sum
 
 
-def measures(model: Any, config: RFLAConfig, new: bool) -> bool:
+def measures(model: Any, config: RFLAConfig) -> bool:
     """Return whether the bins of a model are to be measured on the training set (``dfl_range: auto``).
 
-    Weights keep the bins that they were trained with, and a model those that its YAML brings.
-
-    Args:
-        model: An Ultralytics model.
-        config: The settings.
-        new: Whether its boxes have no weights yet, see `load_boxes`.
+    Weights of the boxes keep the bins that they were trained with, and a model those that its YAML brings.
     """
     head = model.model[-1]
-    asked = config.assigner == "rfla" and config.dfl_range == "auto" and new
+    asked = config.assigner == "rfla" and config.dfl_range == "auto"
     bins = head.reg_max > 1 and not isinstance(head, OBB)
-    return asked and bins and choose_bins(model, None) == (0, head.reg_max - 1)
+    return asked and bins and choose_bins(model, None) == (0, head.reg_max - 1) and _boxes_are_new(head)
+
+
+def _boxes_are_new(head: Any) -> bool:
+    """Return whether no training has moved the biases of the layers that draw boxes.
+
+    Weights of another model (a backbone from COCO) leave them as they were made, in whichever way they were loaded.
+    """
+    made = deepcopy(head)
+    made.bias_init()
+    return all(torch.equal(now[-1].bias, new[-1].bias) for now, new in zip(head.cv2, made.cv2))
 
 
 def measure_range(
@@ -175,17 +181,6 @@ def place_bins(model: Any) -> None:
     except ValueError as error:
         raise ValueError(f"model: {model.yaml.get('yaml_file', 'its YAML')}: {error}") from None
     _place(model.model[-1], (low, high))
-
-
-def load_boxes(model: Any, weights: Any) -> bool:
-    """Load weights as far as they fit, and return whether the layers that draw boxes are among them.
-
-    Those of another model (a backbone from COCO) leave the boxes new, which then have no bins to keep.
-    """
-    last = model.model[-1].cv2[0][-1].weight
-    before = last.clone()
-    model.load(weights)
-    return not torch.equal(last, before)
 
 
 def use_bins(model: Any, criterion: Any, dfl_range: str | tuple[float, float] | None) -> tuple[float, float] | None:

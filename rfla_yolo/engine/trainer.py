@@ -17,7 +17,7 @@ from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 
 from ..config import KEPT, YOUNGER, RFLAConfig
-from .bins import describe_cut, load_boxes, measure_range, measures, place_bins, use_bins
+from .bins import describe_cut, measure_range, measures, place_bins, use_bins
 from .checkpoints import KillSafeTrainer
 from .data import build_checked, check_dataset, measure_objects
 from .loss import branch_in_use, build_criterion, has_one_to_one, one_to_many
@@ -66,7 +66,6 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
     args: Any
     task = "detect"
     validator_class: type[RFLAValidator] = RFLAValidator
-    _new = False  # whether the boxes have no weights yet
 
     def __init__(
         self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: dict | None = None
@@ -102,7 +101,8 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         """Build the model, with the bins that its YAML brings; weights come after them, with bins of their own."""
         model = super().get_model(load_model_yaml(cfg) if isinstance(cfg, (str, Path)) else cfg, None, verbose)
         place_bins(model)
-        self._new = not (weights and load_boxes(model, weights))
+        if weights:
+            model.load(weights)
         return model
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
@@ -126,7 +126,7 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         comment = f"rfla-yolo on ultralytics {ultralytics.__version__}"
         if self.rfla.dfl_range == "auto":
             bins = None
-            if measures(model, self.rfla, self._new):
+            if measures(model, self.rfla):
                 labels = self.train_loader.dataset.labels
                 bins = measure_range(model, self.rfla, labels, self.args.imgsz, self.args.scale)
             self.rfla = replace(self.rfla, dfl_range=bins)

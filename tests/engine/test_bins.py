@@ -213,14 +213,17 @@ def test_a_measured_range_is_that_of_a_loop(scale):
 def test_what_is_measured():
     """The bins of a new model under RFLA, where it has any and its YAML brings none."""
     auto = RFLAConfig()
-    assert measures(network(), auto, new=True) and not measures(network(), auto, new=False)
+    trained = network()
+    assert measures(trained, auto)
+    trained.model[-1].cv2[0][-1].bias.data[0] += 0.01
+    assert not measures(trained, auto)
     for setting in ({"assigner": "tal"}, {"dfl_range": None}, {"dfl_range": "stock"}, {"dfl_range": (0, 4)}):
-        assert not measures(network(), RFLAConfig(**setting), new=True)
-    assert not measures(network("yolo26n.yaml"), auto, new=True)
-    assert not measures(OBBModel("yolov8n-obb.yaml", verbose=False), auto, new=True)
+        assert not measures(network(), RFLAConfig(**setting))
+    assert not measures(network("yolo26n.yaml"), auto)
+    assert not measures(OBBModel("yolov8n-obb.yaml", verbose=False), auto)
     model = network(str(resource_dir("cfg") / "models" / "yolov8-p234-reg8.yaml"))
     place_bins(model)
-    assert not measures(model, auto, new=True)
+    assert not measures(model, auto)
     assert measure_range(network(), auto, [{"cls": np.zeros(0)}], 128, 0.5) is None  # no object
 
 
@@ -240,6 +243,7 @@ def test_weights_bring_their_bins(tiny_set, tmp_path):
     fitting.model = DetectionModel(
         load_model_yaml(resource_dir("cfg") / "models" / "yolov8n-p2-reg8.yaml")
     )  # bins 0 to 7
+    fitting.model.model[-1].cv2[0][-1].bias.data += 0.1  # as if trained
     fitting.save(tmp_path / "fits.pt")
     YOLO("yolov8n-p2.yaml").save(tmp_path / "other.pt")
     given = {"data": str(tiny_set), "imgsz": 64, "epochs": 1, "workers": 0, "plots": False, "val": False}
@@ -255,8 +259,11 @@ def test_weights_bring_their_bins(tiny_set, tmp_path):
     assert kept == pytest.approx([-0.75 + 0.75 * i for i in range(8)])
     assert bins("again", tmp_path / "fresh" / "weights" / "last.pt") == kept
     YOLO("yolov8n.yaml").save(tmp_path / "backbone.pt")  # its head has another place than that of yolov8n-p2
-    low, *_, high = bins("backbone", "yolov8n-p2.yaml", pretrained=str(tmp_path / "backbone.pt"))
-    assert low < 0 and high < BINS - 1  # measured, as for a new model
+    measured = bins("backbone", "yolov8n-p2.yaml", pretrained=str(tmp_path / "backbone.pt"))
+    assert measured[0] < 0 and measured[-1] < BINS - 1  # as for a new model
+    model = RFLAYOLO("yolov8n-p2.yaml").load(tmp_path / "backbone.pt")
+    model.train(**given, name="loaded")
+    assert model.model.model[-1].dfl.conv.weight.flatten().tolist() == measured
 
 
 @pytest.mark.parametrize("value", ["[5, 1]", "[-1, .inf]", "[2, 2]", "[1]", "auto", "stock", "3", "[0, x]"])
