@@ -89,8 +89,8 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     row |= {"one_to_one": has_one_to_one(model.model), "strides": [int(stride) for stride in model.model.stride]}
     model.add_callback("on_train_start", lambda trainer: watch(trainer.model, gradients))
     try:
-        # at every size, as TAL gives a level work only where the predictions say so
-        model.train(data=str(data), project=str(folder), name="run", tal_from=None, **OPTIONS)
+        # at every size, as TAL gives a level work only where the predictions say so; with bins that are alike in all
+        model.train(data=str(data), project=str(folder), name="run", tal_from=None, dfl_range=None, **OPTIONS)
     except (ValueError, NotImplementedError) as error:
         return {"refused": str(error)}
     with (folder / "run" / "results.csv").open() as file:

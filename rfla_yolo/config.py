@@ -115,8 +115,7 @@ class RFLAConfig:
         asked = [name for name in SETTINGS if name in given or getattr(self, name) != getattr(default, name)]
         found: dict[str, tuple[str, ...]] = {}
         if self.assigner != "rfla":
-            measured = ("dfl_range",) if self.dfl_range == "auto" else ()
-            found[f"assigner={self.assigner} takes no setting of RFLA"] = RFLA_ALONE + measured
+            found[f"assigner={self.assigner} takes no setting of RFLA"] = RFLA_ALONE
         else:
             if not one_to_one:
                 found["the head of this model has no one-to-one branch"] = ("one2one",)

@@ -54,12 +54,6 @@ def test_flags_win_over_file_and_file_over_defaults(tmp_path):
         ({"one2one": "tal"}, ["one2one"], False, ["one2one, because the head of this model has no one-to-one branch"]),
         ({"one2one": "rfla"}, [], False, ["one2one, because the head of this model has no one-to-one branch"]),
         ({"one2one": "tal"}, ["one2one"], True, []),
-        (
-            {"assigner": "tal"},
-            ["dfl_range"],
-            True,
-            ["dfl_range, because assigner=tal takes no setting of RFLA"],
-        ),
         ({"rf": (8, 16, 32), "rf_scale": 2}, [], True, ["rf_scale, because rf gives the sizes in px"]),
         (
             {"assigner": "tal", "decay": 0.8, "fitness": "APt", "dfl_range": (-1, 6.5)},

@@ -21,15 +21,16 @@ from ..engine.analysis import (
     OpenTAL,
     Sample,
     count_classes,
+    distance_meter,
     predictions,
-    training_range,
+    starting_model,
     training_samples,
     training_size,
 )
-from ..engine.bins import check_bins, choose_bins, measures
+from ..engine.bins import check_bins, choose_bins, why_kept
+from ..engine.distances import DistanceMeter
 from ..engine.effective_field import effective_receptive_fields
 from ..engine.loss import RFLAMatcher, check_head, has_one_to_one
-from ..engine.receptive_field import detection_model
 from .assignments import Assigned, Levels, Tally, assign_rfla, assign_tal
 from .figures import changes, level_names, summarise
 from .sweep import try_variants, variants
@@ -134,24 +135,21 @@ def analyze(
     config, _ = RFLAConfig.take_from(arguments)
     config = replace(config, assigner="rfla")
     detector = RFLAYOLO(weights or model, arguments.get("task"))
-    net = detection_model(detector)
+    net = starting_model(detector, arguments.get("pretrained"))
     if "rfla" in chosen:
         check_head(net)
     check_bins(net, config.dfl_range)
     imgsz = training_size(net, arguments.get("imgsz", detector.overrides.get("imgsz", DEFAULT_IMGSZ)))
-    own = choose_bins(net, None if config.dfl_range == "auto" else config.dfl_range)
-    if config.dfl_range == "auto":
-        bins = None
-        if measures(net, config):
-            bins = training_range(net, config, data, **{**arguments, "imgsz": imgsz, "task": detector.task})
-        config = replace(config, dfl_range=bins)
-    levels = levels_of(net, config)
+    load = {"skip_bad_labels": config.skip_bad_labels, **arguments, "imgsz": imgsz, "task": detector.task}
+    levels, meter = levels_of(net, config), None
+    own = levels.bins
+    if "rfla" in chosen and why_kept(net, config) is None:
+        meter = distance_meter(data, **load)
+        levels = measured(meter, levels, config, net)
     drawn = {"rfla": levels, "tal": replace(levels, bins=own)}  # measured bins are RFLA's alone
     num_classes = count_classes(data)
     if weights and num_classes != net.model[-1].nc:
         raise ValueError(f"weights: {weights} has {net.model[-1].nc} classes, data {data} has {num_classes}")
-    load = {"seed": seed, "skip_bad_labels": config.skip_bad_labels, **arguments, "imgsz": imgsz, "task": detector.task}
-
     branches = BRANCHES if has_one_to_one(net) else BRANCHES[:1]
     oriented = detector.task == "obb"
     assign = {branch: _assigners(branch, num_classes, drawn, config, oriented) for branch in branches}
@@ -161,7 +159,7 @@ def analyze(
     kept: list[Sample] = []
     for mode, augment in MODES.items():
         count = max(images // 4, 1) if augment else images  # a mosaic holds the objects of four
-        for sample in training_samples(data, count, augment, **load):
+        for sample in training_samples(data, count, augment, seed, **load):
             predicted = predictions(net, sample.image) if weights and by_tal and not augment else {}
             assigned = {b: {name: assign[b][name](sample, predicted.get(b)) for name in chosen} for b in branches}
             for branch, arms in assigned.items():
@@ -176,7 +174,10 @@ def analyze(
 
     rows = []
     if sweep and "rfla" in chosen:
-        rows = try_variants(variants(net, config, levels, imgsz, erf), kept, num_classes)
+        cases = variants(net, config, levels, imgsz, erf)
+        if meter:  # as each would be trained
+            cases = (replace(v, levels=measured(meter, v.levels, v.config, net, v.zoom)) for v in cases)
+        rows = try_variants(cases, kept, num_classes)
     result: dict[str, Any] = {
         "data": str(data),
         "model": str(weights or model),
@@ -244,7 +245,13 @@ class _Picker:
         return {size: [example for *_, example in best] for size, best in self._best.items() if best}
 
 
+def measured(meter: DistanceMeter, levels: Levels, config: RFLAConfig, net: Any, zoom: float = 1.0) -> Levels:
+    """Return levels with the bins that a training would measure, at an image size ``zoom`` times the meter's."""
+    bins = meter.range(levels.strides, levels.rf_sizes, config, net.model[-1].reg_max, zoom)
+    return replace(levels, bins=bins or levels.bins)
+
+
 def levels_of(net: Any, config: RFLAConfig) -> Levels:
-    """Return the levels of a model, with the receptive fields and the bins of settings."""
-    strides = tuple(float(s) for s in net.stride)
-    return Levels(strides, tuple(rf_sizes(net, config)), choose_bins(net, config.dfl_range))
+    """Return the levels of a model, with the receptive fields of settings, and its bins where they name no others."""
+    bins = choose_bins(net, None if config.dfl_range == "auto" else config.dfl_range)
+    return Levels(tuple(float(s) for s in net.stride), tuple(rf_sizes(net, config)), bins)

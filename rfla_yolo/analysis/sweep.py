@@ -107,6 +107,7 @@ def try_variants(cases: Iterable[Variant], samples: Sequence[Sample], num_classe
                 "settings": variant.config.to_dict(),
                 "strides": list(variant.levels.strides),
                 "rf_sizes": list(variant.levels.rf_sizes),
+                "bins": variant.levels.bins,
                 "sizes": sizes,
                 "guessed": found["guessed"],
                 **differences(first, tally),

@@ -17,17 +17,19 @@ from torch.utils.data import DataLoader, Dataset
 from ultralytics.cfg import get_cfg, get_save_dir
 from ultralytics.data import build_yolo_dataset
 from ultralytics.data.utils import check_det_dataset
+from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import DEFAULT_CFG
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.loss import v8DetectionLoss, v8OBBLoss
 from ultralytics.utils.ops import xywh2xyxy
 from ultralytics.utils.tal import RotatedTaskAlignedAssigner, TaskAlignedAssigner, make_anchors
 
-from ..config import RFLAConfig
-from .bins import measure_range
+from .bins import load_weights, place_bins
 from .data import build_checked, check_dataset
+from .distances import DistanceMeter
 from .loss import BRANCHES
-from .model import input_strides
+from .model import RFLAYOLO, input_strides
+from .receptive_field import detection_model
 
 DEFAULT_IMGSZ = DEFAULT_CFG.imgsz
 WORKERS = 2  # processes that load images; a fixed number, because mosaic draws on what its process has loaded
@@ -97,21 +99,36 @@ def training_samples(
         yield Sample(boxes, item["cls"].view(-1).long(), item["img"], item["im_file"])
 
 
-def training_range(
-    model: Any, config: RFLAConfig, data: Any, imgsz: int, task: str, **arguments: Any
-) -> tuple[float, float] | None:
-    """Return the bins that a training with ``dfl_range: auto`` takes, as `measure_range` does.
+def distance_meter(data: Any, imgsz: int, skip_bad_labels: bool, task: str, **arguments: Any) -> DistanceMeter:
+    """Return what measures the distances that a training needs.
 
     Args:
-        model: A ``DetectionModel``.
-        config: The settings.
         data: Dataset YAML.
         imgsz: Training size, px.
+        skip_bad_labels: As the setting.
         task: Task of the model.
         **arguments: Arguments of Ultralytics' training.
     """
-    dataset, cfg = _training_set(data, False, config.skip_bad_labels, task, {**arguments, "imgsz": imgsz})
-    return measure_range(model, config, dataset.labels, imgsz, cfg.scale)
+    dataset, cfg = _training_set(data, False, skip_bad_labels, task, {**arguments, "imgsz": imgsz})
+    return DistanceMeter(dataset.labels, imgsz, cfg.scale, cfg.multi_scale)
+
+
+def starting_model(detector: RFLAYOLO, pretrained: Any) -> Any:
+    """Return the network that a training starts from.
+
+    Args:
+        detector: The model.
+        pretrained: Ultralytics' argument of training: a file whose weights are taken as far as they fit, or False for
+            none.
+    """
+    net = detection_model(detector)
+    if pretrained in {None, True} or (pretrained is False and not detector.ckpt):
+        return net
+    fresh = type(net)(net.yaml, verbose=False)
+    place_bins(fresh)
+    if pretrained:
+        load_weights(fresh, load_checkpoint(pretrained)[0])
+    return fresh.eval()
 
 
 def _training_set(data: Any, augment: bool, skip_bad_labels: bool, task: str, arguments: dict[str, Any]) -> Any:

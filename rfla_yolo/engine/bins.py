@@ -7,30 +7,21 @@ half of these bins is never a target, and an anchor beside its object needs a di
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
-from math import ceil, floor
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from ultralytics.nn.modules.head import OBB
 from ultralytics.utils.loss import BboxLoss
-from ultralytics.utils.ops import xywh2xyxy
-from ultralytics.utils.tal import bbox2dist, make_anchors
+from ultralytics.utils.tal import bbox2dist
 
 from ..config import DFL_RANGES, RFLAConfig, check_dfl_range
-from .data import image_shape
 from .distributed import sum_over_ranks
-from .loss import RFLAAssigner, branches, one_to_many, rf_sizes
+from .loss import branches, one_to_many
 
-CUT = 0.01  # share of the sides beyond the bins from which on it is said; half of it at either end in `measure_range`
-GRAIN = 0.25  # cells, to which a measured range is rounded outwards
-SAMPLED = 2000  # images that a range is measured on
-BATCH = 32
+CUT = 0.01  # share of the sides beyond the bins from which on it is said; half of it at either end in `DistanceMeter`
 
 
 class RangedBboxLoss(BboxLoss):
@@ -75,15 +66,52 @@ class RangedBboxLoss(BboxLoss):
         return loss_iou, (loss * target_scores[where].sum(-1, keepdim=True)).sum() / target_scores_sum
 
 
-def measures(model: Any, config: RFLAConfig) -> bool:
-    """Return whether the bins of a model are to be measured on the training set (``dfl_range: auto``).
+def why_kept(model: Any, config: RFLAConfig) -> str | None:
+    """Say why the bins of a model are not to be measured on the training set, or None where they are.
 
     Weights of the boxes keep the bins that they were trained with, and a model those that its YAML brings.
+
+    Args:
+        model: An Ultralytics model.
+        config: The settings.
     """
     head = model.model[-1]
-    asked = config.assigner == "rfla" and config.dfl_range == "auto"
-    bins = head.reg_max > 1 and not isinstance(head, OBB)
-    return asked and bins and choose_bins(model, None) == (0, head.reg_max - 1) and _boxes_are_new(head)
+    if config.dfl_range != "auto":
+        return "it says where the bins are"
+    if config.assigner != "rfla":
+        return f"assigner={config.assigner} measures no bins"
+    if head.reg_max == 1:
+        return "the head of this model has no bins"
+    if isinstance(head, OBB):
+        return "bins are measured for axis-aligned boxes"
+    first, last = choose_bins(model, None) or (0, 0)
+    if not _boxes_are_new(head):
+        return f"the boxes of this model were trained with bins from {first:g} to {last:g} cells"
+    if (first, last) != (0, head.reg_max - 1):
+        return f"the model brings bins from {first:g} to {last:g} cells"
+    return None
+
+
+def load_weights(model: Any, weights: Any) -> None:
+    """Load weights as far as they fit; the bins of a model whose boxes they leave new stay where they were."""
+    bins = choose_bins(model, None)
+    model.load(weights)
+    head = model.model[-1]
+    if bins and _boxes_are_new(head):
+        _place(head, bins)
+
+
+def describe_moved(model: Any, dfl_range: str | tuple[float, float] | None) -> str | None:
+    """Return in words that a setting moves the bins of boxes that were trained with others, or None if it does not."""
+    old, new = choose_bins(model, None), choose_bins(model, dfl_range)
+    if (
+        old is None or new is None or _boxes_are_new(model.model[-1]) or np.allclose(old, new, atol=1e-2)
+    ):  # kept in half
+        return None
+    return (
+        f"dfl_range moves the bins from {old[0]:g} to {old[1]:g} cells, which the boxes of these weights were trained "
+        f"with, to {new[0]:g} to {new[1]:g}: all boxes change and are learned anew; leave it out to keep them"
+    )
 
 
 def _boxes_are_new(head: Any) -> bool:
@@ -96,55 +124,6 @@ def _boxes_are_new(head: Any) -> bool:
     return all(torch.equal(now[-1].bias, new[-1].bias) for now, new in zip(head.cv2, made.cv2))
 
 
-def measure_range(
-    model: Any, config: RFLAConfig, labels: Sequence[Mapping[str, Any]], imgsz: int, scale: float
-) -> tuple[float, float] | None:
-    """Return the distances that RFLA's positives need in training, all but the outermost half of `CUT` at either end.
-
-    The objects are assigned as they are labelled, and as small and as large as the augmentation makes them; all by
-    RFLA, whose anchors stand for those that TAL will choose for large ones (``tal_from``).
-
-    Args:
-        model: An Ultralytics model.
-        config: The settings.
-        labels: Labels as Ultralytics keeps them; of many images `SAMPLED`, evenly picked.
-        imgsz: Training size, px.
-        scale: Ultralytics' argument: objects become 1 - scale to 1 + scale times as large.
-
-    Returns:
-        Where the first and the last bin should stand, cells, rounded outwards to a `GRAIN`; None without objects.
-    """
-    strides = model.stride.cpu()
-    shapes = [(ceil(imgsz / s), ceil(imgsz / s)) for s in strides.tolist()]
-    points, stride = make_anchors([torch.empty(1, 1, *shape) for shape in shapes], strides)
-    config = replace(config, tal_from=None)
-    assigner = RFLAAssigner(model.model[-1].nc, strides.tolist(), rf_sizes(model, config), config)
-    chosen = [label for label in labels if len(label["cls"])]
-    chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, min(SAMPLED, len(chosen))).round().astype(int)]
-    found = []
-    for start in range(0, len(chosen), BATCH):
-        images = [_letterboxed(label, imgsz) for label in chosen[start : start + BATCH]]
-        for zoom in {1 - scale, 1.0, 1 + scale}:
-            zoomed = [((boxes - imgsz / 2) * zoom + imgsz / 2).clamp(0, imgsz) for boxes in images]
-            boxes = pad_sequence(zoomed, batch_first=True)
-            assigned = assigner.assign(boxes, (boxes[..., 2:] > boxes[..., :2]).all(-1), shapes)
-            image, anchor = (assigned >= 0).nonzero(as_tuple=True)
-            cell = stride[anchor]
-            found.append(bbox2dist(points[anchor], boxes[image, assigned[image, anchor]] / cell).flatten())
-    if not found:
-        return None
-    low, high = np.quantile(torch.cat(found).numpy(), [CUT / 2, 1 - CUT / 2]) / GRAIN
-    return GRAIN * floor(low), GRAIN * max(ceil(high), floor(low) + 1)
-
-
-def _letterboxed(label: Mapping[str, Any], imgsz: int) -> Tensor:
-    """Return the boxes of a label in the middle of a square input, xyxy px, (G, 4)."""
-    height, width = image_shape(label)
-    gain = imgsz / max(height, width)
-    size = torch.tensor([width, height] * 2) * gain
-    return xywh2xyxy(torch.as_tensor(label["bboxes"][:, :4]).float() * size) + (imgsz - size) / 2
-
-
 def choose_bins(model: Any, dfl_range: str | tuple[float, float] | None) -> tuple[float, float] | None:
     """Return where the bins of a model stand in training: the distances of the first and the last, cells.
 
@@ -152,7 +131,7 @@ def choose_bins(model: Any, dfl_range: str | tuple[float, float] | None) -> tupl
 
     Args:
         model: An Ultralytics model.
-        dfl_range: The setting; "auto" must have become numbers by `measure_range`, or None.
+        dfl_range: The setting; "auto" must have become numbers by `DistanceMeter`, or None.
 
     Returns:
         The range, or None where the head draws signed distances, without bins.

@@ -17,9 +17,10 @@ from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 
 from ..config import KEPT, YOUNGER, RFLAConfig
-from .bins import describe_cut, measure_range, measures, place_bins, use_bins
+from .bins import choose_bins, describe_cut, describe_moved, load_weights, place_bins, use_bins, why_kept
 from .checkpoints import KillSafeTrainer
 from .data import build_checked, check_dataset, measure_objects
+from .distances import DistanceMeter
 from .loss import branch_in_use, build_criterion, has_one_to_one, one_to_many
 from .options import check_options
 from .positives import PositiveCounter
@@ -102,7 +103,7 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         model = super().get_model(load_model_yaml(cfg) if isinstance(cfg, (str, Path)) else cfg, None, verbose)
         place_bins(model)
         if weights:
-            model.load(weights)
+            load_weights(model, weights)
         return model
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
@@ -124,17 +125,9 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
         super().set_class_weights()
         model = detection_model(self.model)
         comment = f"rfla-yolo on ultralytics {ultralytics.__version__}"
-        if self.rfla.dfl_range == "auto":
-            bins = None
-            if measures(model, self.rfla):
-                labels = self.train_loader.dataset.labels
-                bins = measure_range(model, self.rfla, labels, self.args.imgsz, self.args.scale)
-            self.rfla = replace(self.rfla, dfl_range=bins)
-            comment += "\ndfl_range: measured on the training set" if bins else ""
-        model.rfla = self.rfla.to_dict()  # survives in a finished checkpoint, as the next does
-        model.objects = measure_objects(self.train_loader.dataset.labels, self.args.imgsz)
-        if self.rfla.assigner == "rfla":
-            model.criterion = build_criterion(model, self.rfla)
+        asked = self.rfla
+        if asked.assigner == "rfla":
+            model.criterion = build_criterion(model, asked)
             assigner = one_to_many(model.criterion).assigner
             comment += "\nreceptive fields in use: " + describe_levels(assigner.strides, assigner.rf_sizes)
         elif self.amp and RANK in {-1, 0}:
@@ -142,19 +135,44 @@ class RFLATrainer(KillSafeTrainer, DetectionTrainer):
             LOGGER.warning(describe_rounding(dtype, float(model.stride.min()), self.args.imgsz))
         if getattr(model, "criterion", None) is None:
             model.criterion = model.init_criterion()  # what the first step would do
+        notes, warnings = self._settle_bins(model)
+        model.rfla = self.rfla.to_dict()  # survives in a finished checkpoint, as the next does
+        model.objects = measure_objects(self.train_loader.dataset.labels, self.args.imgsz)
+        if asked != self.rfla and self.rfla.dfl_range:
+            comment += "\ndfl_range: measured on the training set"
         if bins := use_bins(model, model.criterion, self.rfla.dfl_range):
             comment += f"\nDFL bins from {bins[0]:g} to {bins[1]:g} cells: fine-tune this model by rfla-yolo alone"
         if RANK in {-1, 0}:
             LOGGER.info(f"{colorstr('rfla:')} " + ", ".join(f"{k}={v}" for k, v in self.rfla.to_dict().items()))
             for line in comment.splitlines():
                 LOGGER.info(f"{colorstr('rfla:')} {line}")
-            for line in self.rfla.without_effect(self._given, has_one_to_one(model)):
+            for line in [*notes, *asked.without_effect(self._given, has_one_to_one(model))]:
                 LOGGER.info(f"{colorstr('rfla:')} {line}")
+            for line in warnings:
+                LOGGER.warning(line)
             if has_one_to_one(model):
                 LOGGER.info(f"{colorstr('rfla:')} validation and fitness follow the {branch_in_use(self.args.nms)}")
             file = self.save_dir / "rfla.yaml"
-            if not (self.resume and self.rfla.is_in(file)):  # which says what the start measured
-                self.rfla.save(file, comment)
+            if not (self.resume and (self.rfla.is_in(file) or replace(self.rfla, dfl_range="auto").is_in(file))):
+                asked.save(file, comment)
+
+    def _settle_bins(self, model: Any) -> tuple[list[str], list[str]]:
+        """Turn ``dfl_range: auto`` into numbers, or None; return what to log of it, and what to warn of."""
+        asked, auto = self.rfla, self.rfla.dfl_range == "auto"
+        kept, found = why_kept(model, asked), None
+        notes = [f"without effect: dfl_range, because {kept}"] if auto and kept and "dfl_range" in self._given else []
+        meter = None
+        if asked.assigner == "rfla" and model.model[-1].reg_max > 1 and self.task != "obb":
+            labels, args = self.train_loader.dataset.labels, self.args
+            meter = DistanceMeter(labels, args.imgsz, args.scale, args.multi_scale)
+            assigner = one_to_many(model.criterion).assigner
+            levels = assigner.strides, assigner.rf_sizes, asked
+            found = None if kept else meter.range(*levels, model.model[-1].reg_max)
+        bins = choose_bins(model, found if auto else asked.dfl_range)
+        warnings = [describe_moved(model, bins), meter.describe_unreached(*levels, bins) if meter and bins else None]
+        if auto:
+            self.rfla = replace(asked, dfl_range=found)
+        return notes, [line for line in warnings if line]
 
     def _setup_train(self) -> None:
         self.args.__dict__.pop(KEPT, None)  # the model and the validator get these arguments: Ultralytics' alone

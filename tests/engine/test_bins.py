@@ -25,11 +25,12 @@ from rfla_yolo.engine.bins import (
     RangedBboxLoss,
     choose_bins,
     describe_cut,
-    measure_range,
-    measures,
     place_bins,
     use_bins,
+    why_kept,
 )
+from rfla_yolo.engine.distances import DistanceMeter
+from rfla_yolo.engine.loss import rf_sizes
 from rfla_yolo.engine.shipped import load_model_yaml
 
 BINS = 16
@@ -163,6 +164,15 @@ def test_no_such_range(value):
         RFLAConfig(dfl_range=value)
 
 
+def levels(model, config):
+    return model.stride.tolist(), rf_sizes(model, config), config
+
+
+def measured(model, config, labels, imgsz, scale, multi_scale=0.0):
+    meter = DistanceMeter(labels, imgsz, scale, multi_scale)
+    return meter.range(*levels(model, config), model.model[-1].reg_max)
+
+
 def measured_by_a_loop(model, labels, imgsz, scale):
     """Every distance of every positive of every object, one image after the other, sorted; cells."""
     strides = [float(s) for s in model.stride]
@@ -179,8 +189,13 @@ def measured_by_a_loop(model, labels, imgsz, scale):
                 corners = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
                 middle = [width / 2, height / 2] * 2
                 box = [(c - m) * gain * zoom + imgsz / 2 for c, m in zip(corners, middle)]
-                boxes.append([min(max(c, 0.0), float(imgsz)) for c in box])
-            kept = [b for b in boxes if b[2] > b[0] and b[3] > b[1]]
+                cut = [min(max(c, 0.0), float(imgsz)) for c in box]
+                boxes.append((cut, (box[2] - box[0]) * (box[3] - box[1])))
+            kept = []  # what Ultralytics' augmentation leaves of the objects
+            for b, whole in boxes:
+                width_left, height_left = b[2] - b[0], b[3] - b[1]
+                if min(width_left, height_left) > 2 and width_left * height_left > 0.1 * whole:
+                    kept.append(b)
             mask = torch.ones(1, len(kept), dtype=torch.bool)
             choice = {"topk_max": 30, "conflict": "score"}
             assigned = rfla_assign(torch.tensor([kept]), mask, shapes, strides, [2 * s for s in strides], **choice)[0]
@@ -202,7 +217,7 @@ def test_a_measured_range_is_that_of_a_loop(scale):
         }
         for i in range(12)
     ]
-    low, high = measure_range(model, RFLAConfig(), [*labels, {"cls": np.zeros(0)}], 128, scale)
+    low, high = measured(model, RFLAConfig(), [*labels, {"cls": np.zeros(0)}], 128, scale)
     sides = np.array(measured_by_a_loop(model, labels, 128, scale))
     assert low % 0.25 == high % 0.25 == 0
     for end, share in ((low, 0.005), (high, 0.995)):
@@ -210,21 +225,67 @@ def test_a_measured_range_is_that_of_a_loop(scale):
     assert (sides < low).mean() <= 0.0051 and (sides > high).mean() <= 0.0051
 
 
+def tiny_and(*sides, imgsz=512):
+    """Labels of 3000 objects of 6 px, and of one object of each of some sizes, each in the middle of an image."""
+    rng = np.random.default_rng(0)
+    centres = rng.uniform(0.1, 0.9, (20, 150, 2))
+    boxes = [*np.concatenate([centres, np.full_like(centres, 6 / imgsz)], -1)]
+    boxes += [np.array([[0.5, 0.5, px / imgsz, px / imgsz]]) for px in sides]
+    return [{"shape": (imgsz, imgsz), "cls": np.zeros(len(b)), "bboxes": b} for b in boxes]
+
+
+def test_one_large_object_among_many_tiny_ones_is_reached():
+    """However rare: a share of the sides would leave it out."""
+    model, config = network(), RFLAConfig()
+    tiny = measured(model, config, tiny_and(), 512, 0.0)
+    low, high = measured(model, config, tiny_and(480), 512, 0.0)
+    assert tiny[1] < 4 and low == tiny[0]
+    drawn = min(480 / 2, (high - 0.5) * 32) + min(480 / 2, (high + 0.5) * 32)  # the middle is half a cell off an anchor
+    assert 0.9 <= (drawn / 480) ** 2 < 0.97  # and no farther than that takes
+    meter = DistanceMeter(tiny_and(480), 512, 0.0)
+    assert meter.describe_unreached(*levels(model, config), (low, high)) is None
+    words = meter.describe_unreached(*levels(model, config), tiny)
+    assert "an object of the training set, up to 480 px of the input, cannot be drawn to an IoU of 0.5" in words
+
+
+def test_measured_bins_are_no_coarser_than_stock():
+    """What 8 bins of a cell do not reach is said."""
+    model, config = network(str(resource_dir("cfg") / "models" / "yolov8-p2-reg8.yaml")), RFLAConfig()
+    labels = tiny_and(500, 600, 610, imgsz=640)
+    first, last = measured(model, config, labels, 640, 0.0)
+    assert last - first == model.model[-1].reg_max - 1 == 7
+    meter = DistanceMeter(labels, 640, 0.0)
+    assert "2 objects" in meter.describe_unreached(*levels(model, config), (first, 6.0))
+    assert "3 objects" in meter.describe_unreached(*levels(model, config), (first, 3.0))
+
+
+def test_what_the_augmentation_drops_is_not_measured():
+    """A sliver at the border of a zoomed image has sides many cells away from the anchors that it would get."""
+    label = {"shape": (96, 96), "cls": np.zeros(2), "bboxes": np.array([[0.9, 0.3, 0.2, 0.13], [0.5, 0.5, 0.1, 0.1]])}
+    low, high = measured(network(), RFLAConfig(), [label], 96, 0.25 - 1e-7)  # its left side comes to lie on the border
+    assert low >= -1 and high < 5
+
+
+def test_larger_images_are_measured():
+    config, labels = RFLAConfig(), tiny_and(300, 320, 340, 360)
+    assert measured(network(), config, labels, 512, 0.0, 0.5)[1] > measured(network(), config, labels, 512, 0.0)[1]
+
+
 def test_what_is_measured():
     """The bins of a new model under RFLA, where it has any and its YAML brings none."""
     auto = RFLAConfig()
     trained = network()
-    assert measures(trained, auto)
+    assert why_kept(trained, auto) is None
     trained.model[-1].cv2[0][-1].bias.data[0] += 0.01
-    assert not measures(trained, auto)
+    assert "trained with bins from 0 to 15 cells" in why_kept(trained, auto)
     for setting in ({"assigner": "tal"}, {"dfl_range": None}, {"dfl_range": "stock"}, {"dfl_range": (0, 4)}):
-        assert not measures(network(), RFLAConfig(**setting))
-    assert not measures(network("yolo26n.yaml"), auto)
-    assert not measures(OBBModel("yolov8n-obb.yaml", verbose=False), auto)
+        assert why_kept(network(), RFLAConfig(**setting))
+    assert "no bins" in why_kept(network("yolo26n.yaml"), auto)
+    assert "axis-aligned" in why_kept(OBBModel("yolov8n-obb.yaml", verbose=False), auto)
     model = network(str(resource_dir("cfg") / "models" / "yolov8-p234-reg8.yaml"))
     place_bins(model)
-    assert not measures(model, auto)
-    assert measure_range(network(), auto, [{"cls": np.zeros(0)}], 128, 0.5) is None  # no object
+    assert "brings bins from -0.75 to 4.5" in why_kept(model, auto)
+    assert measured(network(), auto, [{"cls": np.zeros(0)}], 128, 0.5) is None  # no object
 
 
 def test_stock_wins_over_what_a_model_brings():
@@ -284,24 +345,73 @@ def test_a_yaml_with_a_range_for_a_head_without_bins(tmp_path):
 def test_one_distance_alone_is_a_range():
     """All sides of all objects alike: a box of one cell about its only anchor."""
     label = {"shape": (64, 64), "cls": np.zeros(1), "bboxes": np.array([[18 / 64, 18 / 64, 4 / 64, 4 / 64]])}
-    low, high = measure_range(network(), RFLAConfig(topk=(1, 0), topk_max=0), [label], 64, 0.0)
+    low, high = measured(network(), RFLAConfig(topk=(1, 0), topk_max=0), [label], 64, 0.0)
     assert (low, high) == (0.5, 0.75)
 
 
 def test_auto_becomes_numbers_that_the_run_keeps(tiny_set, tmp_path):
     given = {"data": str(tiny_set), "imgsz": 64, "epochs": 1, "batch": 8, "workers": 0, "plots": False, "device": "cpu"}
     RFLAYOLO("yolov8n-p2.yaml").train(**given, project=str(tmp_path), name="run")
-    settings = yaml.safe_load(text := (tmp_path / "run" / "rfla.yaml").read_text())
-    low, high = settings["dfl_range"]
-    assert -2 < low < 0 < high < 6 and "dfl_range: measured on the training set" in text
-    weight = YOLO(tmp_path / "run" / "weights" / "last.pt").model.model[-1].dfl.conv.weight.flatten()
+    text = (tmp_path / "run" / "rfla.yaml").read_text()
+    net = YOLO(tmp_path / "run" / "weights" / "last.pt").model
+    low, high = net.rfla["dfl_range"]
+    assert -2 < low < 0 < high < 6
+    assert f"DFL bins from {low:g} to {high:g} cells" in text
+    assert yaml.safe_load(text)["dfl_range"] == "auto"  # as asked
+    weight = net.model[-1].dfl.conv.weight.flatten()
     torch.testing.assert_close(weight, torch.linspace(low, high, BINS), rtol=0, atol=2e-3)  # kept in float16
     found = analyze(tiny_set, "yolov8n-p2.yaml", imgsz=64, images=8, sweep=False)
     assert found.levels.bins == found.tallies["rfla"]["plain"].levels.bins == (low, high)
     assert found.tallies["tal"]["plain"].levels.bins == (0, BINS - 1)  # what stock draws
+    assert found.config == found.start_from == RFLAConfig()  # as asked
     RFLAYOLO("yolov8n-p2.yaml").train(**given, project=str(tmp_path), name="tal", assigner="tal")
     weight = YOLO(tmp_path / "tal" / "weights" / "last.pt").model.model[-1].dfl.conv.weight.flatten()
     assert weight.tolist() == list(range(BINS))
+
+
+def test_a_sweep_measures_for_every_setting(tiny_set):
+    """What another size of image or other fields would train with, not what these do."""
+    given = {"model": "yolov8n-p2.yaml", "assigner": "rfla", "images": 8}
+    found = analyze(tiny_set, imgsz=64, **given)
+    rows = {row["name"]: row for row in found.result["sweep"]}
+    assert "keep the default" in found.verdict[-1]
+    assert tuple(rows["imgsz x 1.5"]["bins"]) == analyze(tiny_set, imgsz=96, **given, sweep=False).levels.bins
+    narrow = analyze(tiny_set, imgsz=64, rf_scale=1, **given, sweep=False).levels.bins
+    assert tuple(rows["rf stride, rf_scale 1"]["bins"]) == narrow != found.levels.bins
+
+
+def test_an_analysis_starts_from_what_training_would(tiny_set, tmp_path):
+    trained = YOLO("yolov8n-p2.yaml")
+    trained.model.model[-1].cv2[0][-1].bias.data += 0.1
+    trained.save(tmp_path / "trained.pt")
+    given = {"imgsz": 64, "images": 8, "sweep": False, "assigner": "rfla"}
+    new = analyze(tiny_set, "yolov8n-p2.yaml", **given).levels.bins
+    assert new[0] < 0
+    stock = (0, BINS - 1)
+    assert analyze(tiny_set, "yolov8n-p2.yaml", pretrained=str(tmp_path / "trained.pt"), **given).levels.bins == stock
+    assert analyze(tiny_set, tmp_path / "trained.pt", **given).levels.bins == stock
+    assert analyze(tiny_set, tmp_path / "trained.pt", pretrained=False, **given).levels.bins == new
+
+
+def test_what_is_said_of_bins(tiny_set, tmp_path, caplog):
+    """That bins move under trained boxes, that an auto measures nothing, and what is too large."""
+    model = YOLO("yolov8n-p2.yaml")
+    model.model.model[-1].cv2[0][-1].bias.data += 0.1
+    model.save(file := tmp_path / "trained.pt")
+    given = {"data": str(tiny_set), "imgsz": 64, "epochs": 1, "workers": 0, "plots": False, "val": False}
+    given |= {"device": "cpu", "project": str(tmp_path), "exist_ok": True, "name": "run"}
+
+    def said(model, **more):
+        caplog.clear()
+        RFLAYOLO(model).train(**given, **more)
+        return caplog.text
+
+    assert "moves the bins from 0 to 15 cells" in said(file, dfl_range=(-1.0, 6.5))
+    kept = "without effect: dfl_range, because the boxes of this model were trained with bins from 0 to 15 cells"
+    assert kept in said(file, dfl_range="auto") and kept not in said(file)
+    assert "without effect: dfl_range, because assigner=tal" in said(file, dfl_range="auto", assigner="tal")
+    text = said("yolov8n-p2.yaml", dfl_range=(0.0, 0.25))
+    assert "cannot be drawn to an IoU of 0.5" in text and "moves the bins" not in text
 
 
 @pytest.mark.parametrize("assigner", ["rfla", "tal"])
