@@ -104,9 +104,9 @@ def load_weights(model: Any, weights: Any) -> None:
 def describe_moved(model: Any, dfl_range: str | tuple[float, float] | None) -> str | None:
     """Return in words that a setting moves the bins of boxes that were trained with others, or None if it does not."""
     old, new = choose_bins(model, None), choose_bins(model, dfl_range)
-    if (
-        old is None or new is None or _boxes_are_new(model.model[-1]) or np.allclose(old, new, atol=1e-2)
-    ):  # kept in half
+    if old is None or new is None or _boxes_are_new(model.model[-1]):
+        return None
+    if np.allclose(old, new, atol=1e-2):  # a checkpoint holds them in half precision
         return None
     return (
         f"dfl_range moves the bins from {old[0]:g} to {old[1]:g} cells, which the boxes of these weights were trained "

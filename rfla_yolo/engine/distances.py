@@ -20,7 +20,7 @@ from .data import image_shape
 from .loss import RFLAAssigner
 
 GRAIN = 0.25  # cells, to which a measured range is rounded outwards
-REACH, FOUND = 0.9, 0.5  # IoU that measured bins let every object reach; that below which an object is never found
+REACH, FOUND = 0.9, 0.5  # IoU that measured bins let the longest objects reach; that below which one is never found
 SAMPLED, OBJECTS = 2000, 20_000  # images, and objects on them, that a range is measured on
 LONGEST = 1000  # objects, the longest of all, that it must reach
 BATCH = 4000  # boxes assigned at a time
@@ -57,8 +57,8 @@ class DistanceMeter:
         """Return where the first and the last bin should stand: all but the outermost half of `CUT` at either end.
 
         The objects are as they are labelled, and as small and as large as the augmentation makes them, without those
-        that it drops. The last bin is far enough for a box of IoU `REACH` with every object as it is labelled, be it
-        the only one of its size; but bins are no coarser than Ultralytics'.
+        that it drops. The last bin is far enough for a box of IoU `REACH` with each of the `LONGEST` objects as it
+        is labelled, however rare its size; but bins are no coarser than Ultralytics'.
 
         Args:
             strides: Strides of the levels, px.
@@ -82,8 +82,8 @@ class DistanceMeter:
         low, high = np.quantile(sides.numpy(), [CUT / 2, 1 - CUT / 2]) / GRAIN
         first, last = GRAIN * floor(low), GRAIN * max(ceil(high), floor(low) + 1)
         farthest = first + reg_max - 1
-        objects = _assign(assigner, self._longest, self.imgsz * zoom, 1.0)
-        while last < farthest and len(best := _best(*objects, last)) and best.min() < REACH:
+        far, number, _ = _assign(assigner, self._longest, self.imgsz * zoom, 1.0)
+        while last < farthest and len(far) and _best(far, number, last)[0].min() < REACH:
             last += GRAIN
         return first, min(last, farthest)
 
@@ -98,16 +98,16 @@ class DistanceMeter:
             config: The settings.
             dfl_range: The first and the last bin, cells.
         """
-        sides, number = _assign(_assigner(strides, rf_sizes, config), self._longest, self.imgsz, 1.0)
-        best = _best(sides, number, dfl_range[1])
+        sides, number, stride = _assign(_assigner(strides, rf_sizes, config), self._longest, self.imgsz, 1.0)
+        best, place = _best(sides, number, dfl_range[1])
         few = int((best < FOUND).sum())
         if not few:
             return None
         objects = "an object" if few == 1 else f"{'at least ' * (few == LONGEST)}{few} objects"
-        longest = float(torch.cat([(boxes[:, 2:] - boxes[:, :2]).amax(-1) for boxes in self._longest]).max())
+        longest = ((sides[:, :2] + sides[:, 2:]).amax(-1) * stride)[best[place] < FOUND].max()
         return (
             f"dfl_range [{dfl_range[0]:g}, {dfl_range[1]:g}]: {objects} of the training set, up to "
-            f"{longest * self.imgsz:.0f} px of the input, cannot be drawn to an IoU of {FOUND:g}, so they are never "
+            f"{float(longest):.0f} px of the input, cannot be drawn to an IoU of {FOUND:g}, so they are never "
             "found; rfla-yolo analyze says more"
         )
 
@@ -118,13 +118,14 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def _longest(images: list[Tensor], count: int) -> list[Tensor]:
-    """Return the objects of images whose longer sides are among so many longest."""
+    """Return so many objects of the longest sides, by image."""
     sides = [(boxes[:, 2:] - boxes[:, :2]).amax(-1) for boxes in images]
     if not sides:
         return []
     every = torch.cat(sides)
-    least = every.topk(min(count, len(every))).values[-1]
-    kept = [boxes[side >= least] for boxes, side in zip(images, sides)]
+    chosen = torch.zeros(len(every), dtype=torch.bool)
+    chosen[every.topk(min(count, len(every))).indices] = True
+    kept = [boxes[mine] for boxes, mine in zip(images, chosen.split([len(boxes) for boxes in images]))]
     return [boxes for boxes in kept if len(boxes)]
 
 
@@ -132,7 +133,7 @@ def _assigner(strides: Sequence[float], rf_sizes: Sequence[float], config: RFLAC
     return RFLAAssigner(1, list(strides), list(rf_sizes), replace(config, tal_from=None))
 
 
-def _assign(assigner: RFLAAssigner, images: list[Tensor], imgsz: float, zoom: float) -> tuple[Tensor, Tensor]:
+def _assign(assigner: RFLAAssigner, images: list[Tensor], imgsz: float, zoom: float) -> tuple[Tensor, Tensor, Tensor]:
     """Assign the objects of images as the augmentation shows them.
 
     Args:
@@ -142,13 +143,14 @@ def _assign(assigner: RFLAAssigner, images: list[Tensor], imgsz: float, zoom: fl
         zoom: How many times as large the objects become; what leaves the input is cut, or dropped as Ultralytics does.
 
     Returns:
-        Of each positive the distances to the sides of its object, cells, (N, 4), and the number of the object, (N,).
+        Of each positive the distances to the sides of its object, cells, (N, 4), the number of the object and the side
+        of a cell, px, each (N,).
     """
     strides = torch.tensor(assigner.strides)
     shapes = [(ceil(imgsz / s), ceil(imgsz / s)) for s in assigner.strides]
     points, stride = make_anchors([torch.empty(1, 1, *shape) for shape in shapes], strides)
     images = sorted(images, key=len)  # images of a batch hold about as many objects
-    sides, numbers, count = [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.long)], 0
+    sides, numbers, cells, count = [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.long)], [torch.zeros(0)], 0
     while images:
         size = max(1, BATCH // len(images[-1]))
         batch, images = images[-size:], images[:-size]
@@ -161,11 +163,12 @@ def _assign(assigner: RFLAAssigner, images: list[Tensor], imgsz: float, zoom: fl
         objects = assigned[image, anchor]
         sides.append(bbox2dist(points[anchor], boxes[image, objects] / stride[anchor]))
         numbers.append(image * boxes.shape[1] + objects + count)
+        cells.append(stride[anchor, 0])
         count += boxes.shape[0] * boxes.shape[1]
-    return torch.cat(sides), torch.cat(numbers)
+    return torch.cat(sides), torch.cat(numbers), torch.cat(cells)
 
 
-def _best(sides: Tensor, number: Tensor, last: float) -> Tensor:
+def _best(sides: Tensor, number: Tensor, last: float) -> tuple[Tensor, Tensor]:
     """Return the best IoU with each object that its positives can draw with sides no farther than ``last``, cells.
 
     Args:
@@ -174,11 +177,11 @@ def _best(sides: Tensor, number: Tensor, last: float) -> Tensor:
         last: The last bin, cells.
 
     Returns:
-        IoU by object, (objects,).
+        IoU by object, (objects,), and the place of each positive's object there, (N,).
     """
     drawn, whole = ((ends[:, :2] + ends[:, 2:]).clamp(min=0).prod(-1) for ends in (sides.clamp(max=last), sides))
     objects, place = number.unique(return_inverse=True)
-    return torch.zeros(len(objects)).scatter_reduce(0, place, drawn / whole, "amax")
+    return torch.zeros(len(objects)).scatter_reduce(0, place, drawn / whole, "amax"), place
 
 
 def _letterboxed(label: Mapping[str, Any]) -> Tensor:
