@@ -25,10 +25,10 @@ from ultralytics.utils.ops import xywh2xyxy
 from ultralytics.utils.tal import RotatedTaskAlignedAssigner, TaskAlignedAssigner, make_anchors
 
 from .bins import load_weights, place_bins
-from .data import build_checked, check_dataset
+from .data import build_checked, check_dataset, pick_evenly
 from .distances import DistanceMeter
 from .loss import BRANCHES
-from .model import RFLAYOLO, input_strides
+from .model import RFLAYOLO, check_pretrained, input_strides
 from .receptive_field import detection_model
 
 DEFAULT_IMGSZ = DEFAULT_CFG.imgsz
@@ -88,8 +88,7 @@ def training_samples(
         ValueError: If labels cannot be used.
     """
     dataset, _ = _training_set(data, augment, skip_bad_labels, task, arguments)
-    total = len(dataset)
-    picked = np.linspace(0, total - 1, min(images, total)).round().astype(int).tolist()
+    picked = pick_evenly(range(len(dataset)), images)
     loader = DataLoader(_Seeded(dataset, picked, seed), batch_size=None, num_workers=WORKERS)
     for item in loader:
         height, width = item["img"].shape[1:]
@@ -120,7 +119,11 @@ def starting_model(detector: RFLAYOLO, pretrained: Any) -> Any:
         detector: The model.
         pretrained: Ultralytics' argument of training: a file whose weights are taken as far as they fit, or False for
             none.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
     """
+    check_pretrained(pretrained)
     net = detection_model(detector)
     if pretrained in {None, True} or (pretrained is False and not detector.ckpt):
         return net

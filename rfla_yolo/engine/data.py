@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from ultralytics.data.dataset import YOLODataset
@@ -19,6 +19,7 @@ from ..config import resource_dir
 from ..datasets import explain_label_file
 from ..scenes.images import DEEP_SUFFIXES, TRAINED_PIXELS, explain_depth, explain_image, image_size
 
+Item = TypeVar("Item")
 LISTED = 10  # bad files named in one message
 
 
@@ -194,6 +195,11 @@ def _describe_labels(labels: Sequence[Mapping[str, Any]], task: str, keypoints: 
     if task == "detect" and keypoints:
         return f"kpt_shape {list(keypoints)} names keypoints; task 'detect' takes the boxes alone"
     return ""
+
+
+def pick_evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """Return so many of the items, evenly picked; all where there are fewer."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int).tolist()]
 
 
 def measure_objects(labels: Sequence[Mapping[str, Any]], imgsz: int) -> dict[str, float]:

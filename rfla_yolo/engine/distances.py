@@ -16,7 +16,7 @@ from ultralytics.utils.tal import bbox2dist, make_anchors
 
 from ..config import RFLAConfig
 from .bins import CUT
-from .data import image_shape
+from .data import image_shape, pick_evenly
 from .loss import RFLAAssigner
 
 GRAIN = 0.25  # cells, to which a measured range is rounded outwards
@@ -42,14 +42,14 @@ class DistanceMeter:
     def __init__(
         self, labels: Sequence[Mapping[str, Any]], imgsz: int, scale: float, multi_scale: float | None = 0.0
     ) -> None:
-        labels = [label for label in labels if len(label["cls"])]
         self.imgsz = imgsz
         self.zooms = sorted({1 - scale, 1.0, 1 + scale})
         self.sizes = sorted({1 - (multi_scale or 0.0), 1.0, 1 + (multi_scale or 0.0)})
-        boxes = [_letterboxed(label) for label in _spread(labels, SAMPLED)]
-        objects = sum(map(len, boxes))
-        self._sample = _spread(boxes, ceil(len(boxes) * min(1.0, OBJECTS / max(objects, 1))))
-        self._longest = _longest([_letterboxed(label) for label in labels], LONGEST)
+        images = [_letterboxed(label) for label in labels if len(label["cls"])]
+        sample = pick_evenly(images, SAMPLED)
+        objects = sum(map(len, sample))
+        self._sample = pick_evenly(sample, ceil(len(sample) * min(1.0, OBJECTS / max(objects, 1))))
+        self._longest = _longest(images, LONGEST)
 
     def range(
         self, strides: Sequence[float], rf_sizes: Sequence[float], config: RFLAConfig, reg_max: int, zoom: float = 1.0
@@ -110,11 +110,6 @@ class DistanceMeter:
             f"{float(longest):.0f} px of the input, cannot be drawn to an IoU of {FOUND:g}, so they are never "
             "found; rfla-yolo analyze says more"
         )
-
-
-def _spread(items: Sequence[Any], count: int) -> list[Any]:
-    """Return so many of the items, evenly picked."""
-    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
 
 
 def _longest(images: list[Tensor], count: int) -> list[Tensor]:

@@ -119,9 +119,7 @@ class RFLAYOLO(YOLO):
         check_bins(self.model, config.dfl_range)
         if config.assigner == "rfla":
             check_levels(self.model, config)
-        weights = arguments.get("pretrained")
-        if isinstance(weights, (str, Path)) and not _is_checkpoint(Path(weights)):
-            raise FileNotFoundError(f"pretrained: no such file: {weights}")
+        check_pretrained(arguments.get("pretrained"))
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validate; the metrics returned carry the figures by size as ``.evaluation``.
@@ -230,6 +228,12 @@ def check_size(name: str, given: Sequence[int], taken: Sequence[int]) -> None:
             f"{name} must be the exported file's {fixed} px, not {asked}: leave it out, or export the file with that "
             "imgsz or with dynamic=True"
         )
+
+
+def check_pretrained(weights: Any) -> None:
+    """Raise FileNotFoundError where Ultralytics' argument ``pretrained`` names a file that is not there."""
+    if isinstance(weights, (str, Path)) and not _is_checkpoint(Path(weights)):
+        raise FileNotFoundError(f"pretrained: no such file: {weights}")
 
 
 def _is_checkpoint(path: Path) -> bool:

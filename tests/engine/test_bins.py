@@ -391,6 +391,8 @@ def test_an_analysis_starts_from_what_training_would(tiny_set, tmp_path):
     assert analyze(tiny_set, "yolov8n-p2.yaml", pretrained=str(tmp_path / "trained.pt"), **given).levels.bins == stock
     assert analyze(tiny_set, tmp_path / "trained.pt", **given).levels.bins == stock
     assert analyze(tiny_set, tmp_path / "trained.pt", pretrained=False, **given).levels.bins == new
+    with pytest.raises(FileNotFoundError, match=r"pretrained: no such file: absent\.pt"):
+        analyze(tiny_set, "yolov8n-p2.yaml", pretrained="absent.pt", **given)
 
 
 def test_what_is_said_of_bins(tiny_set, tmp_path, caplog):
