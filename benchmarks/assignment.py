@@ -1,8 +1,9 @@
 """Time and peak memory of the assignment, and of a whole training step, with each assigner on the same boxes.
 
 ``python benchmarks/assignment.py`` prints a table, writes ``benchmarks/results/assignment-cpu.json`` (or ``-cuda``) and
-fills the table of ``docs/benchmarks.md``. Every cell runs in a process of its own under a memory cap, so that "out of
-memory" is a result. Ratios are between cells of one run on one machine.
+fills the table of ``docs/benchmarks.md``; with ``--oriented`` that of oriented boxes against the same boxes upright.
+Every cell runs in a process of its own under a memory cap, so that "out of memory" is a result. Ratios are between cells
+of one run on one machine.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ TITLES = {
     "dense": "the same, dense, loops",
     "tal": "Ultralytics TAL",
 }
+ORIENTED = ("axis-aligned", "oriented")
 OBJECTS = (50, 500, 2000, 2667)  # 2667: the fullest image of AI-TOD
 MEMORY_CAP = 18 * 2**30  # bytes
 TIME_CAP = 400  # seconds a cell
@@ -92,6 +94,21 @@ def assignment_cell(name: str, batch: int, objects: int, seed: int, device: str)
     return lambda: assigner(scores, predicted, points, labels, boxes, mask)
 
 
+def oriented_cell(oriented: bool, name: str, batch: int, objects: int, seed: int, device: str) -> Any:
+    """Return the call to measure: one assignment by `rfla_assign`, of boxes at random angles or of the same upright."""
+    from rfla_yolo import RFLAConfig, rfla_assign
+    from rfla_yolo.assign.resolve import box_sides
+
+    config = RFLAConfig() if name == "rfla" else RFLAConfig.take_from({"preset": "paper"})[0]
+    boxes, _, mask = make_boxes(batch, objects, seed, device)
+    if oriented:
+        angle = torch.rand(batch, objects, 1, generator=torch.Generator().manual_seed(seed)) * torch.pi
+        boxes = torch.cat(((boxes[..., :2] + boxes[..., 2:]) / 2, box_sides(boxes), angle.to(device)), -1)
+    fields = [s * 2 for s in STRIDES] if name == "rfla" else PAPER_RF_SIZES
+    options = {key: getattr(config, key) for key in ("topk", "topk_max", "decay", "distance", "conflict")}
+    return lambda: rfla_assign(boxes, mask.squeeze(-1).bool(), GRID, STRIDES, fields, **options)
+
+
 def step_cell(name: str, batch: int, objects: int, seed: int, device: str) -> Any:
     """Return the call to measure: forward, loss and backward of yolov8n-p2."""
     from ultralytics.cfg import get_cfg
@@ -120,7 +137,10 @@ def step_cell(name: str, batch: int, objects: int, seed: int, device: str) -> An
 def measure(kind: str, name: str, batch: int, objects: int, seed: int, device: str) -> dict[str, float]:
     """Measure one cell in this process: median seconds and peak memory of the first call."""
     torch.set_num_threads(1)
-    call = (assignment_cell if kind == "assignment" else step_cell)(name, batch, objects, seed, device)
+    if kind in ORIENTED:
+        call = oriented_cell(kind == "oriented", name, batch, objects, seed, device)
+    else:
+        call = (assignment_cell if kind == "assignment" else step_cell)(name, batch, objects, seed, device)
     cuda = device == "cuda"
     if cuda:
         torch.cuda.synchronize()
@@ -167,11 +187,7 @@ def run_cell(kind: str, name: str, batch: int, objects: int, seed: int, device: 
 def table(result: dict[str, Any]) -> str:
     """Return the result as Markdown."""
     cells = {(c["kind"], c["assigner"], c["batch"], c["objects"]): c for c in result["cells"]}
-    device = result["machine"]["gpu"] if result["device"] == "cuda" else f"one core of {result['machine']['cpu']}"
-    cap = "" if result["device"] == "cuda" else f", at most {MEMORY_CAP // 2**30} GB a process"
-    lines = [f"{device}{cap}; ultralytics {result['versions']['ultralytics']}, torch {result['versions']['torch']}"]
-    clock = "Time" if result["device"] == "cuda" else "Processor time of one thread"
-    lines[0] += f", commit {result['commit'][:10]}. {clock} and peak memory over the inputs."
+    lines = [_describe(result)]
     for kind, title in (("assignment", "Assignment alone"), ("step", "Training step: forward, loss, backward")):
         shapes = sorted({(c["batch"], c["objects"]) for c in result["cells"] if c["kind"] == kind})
         lines += ["", f"**{title}**, {SIZE} px, P2-P5", ""]
@@ -184,8 +200,23 @@ def table(result: dict[str, Any]) -> str:
             if default and tal and "failed" not in default and "failed" not in tal:
                 ratios = [f"{tal[key] / default[key]:.3g}" for key in ("seconds", "bytes")]
             lines.append("| " + " | ".join(map(str, (*shape, *map(_show, row), *ratios))) + " |")
-    load = result["load_before"]
-    return "\n".join([*lines, "", f"The machine's load (processes ready to run) before the start was {load:.1f}."])
+    return "\n".join([*lines, "", _load(result)])
+
+
+def oriented_table(result: dict[str, Any]) -> str:
+    """Return the result for oriented boxes as Markdown."""
+    cells = {(c["kind"], c["assigner"], c["batch"], c["objects"]): c for c in result["cells"]}
+    names = ("rfla", "paper")
+    heads = [f"{TITLES[name]}, {kind}" for name in names for kind in (*ORIENTED, "ratio of times")]
+    lines = [f"{_describe(result)} `rfla_assign`, {SIZE} px, P2-P5.", ""]
+    lines += ["| batch | objects an image | " + " | ".join(heads) + " |", "|---" * (len(heads) + 2) + "|"]
+    for shape in sorted({(c["batch"], c["objects"]) for c in result["cells"]}):
+        row = list(map(str, shape))
+        for name in names:
+            pair = [cells[(kind, name, *shape)] for kind in ORIENTED]
+            row += [*map(_show, pair), f"{pair[1]['seconds'] / pair[0]['seconds']:.2f}"]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join([*lines, "", _load(result)])
 
 
 def main() -> None:
@@ -193,6 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--oriented", action="store_true", help="oriented boxes against axis-aligned ones instead")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.cell:
@@ -204,6 +236,9 @@ def main() -> None:
         ("assignment", name, b, n) for b in (1, 16) for n in OBJECTS for name in TITLES if b == 1 or name != "dense"
     ]
     todo += [("step", name, b, n) for b in step_batches for n in OBJECTS for name in TITLES]
+    if args.oriented:
+        names = ("rfla", "paper")
+        todo = [(kind, name, b, n) for b in (1, 16) for n in OBJECTS for name in names for kind in ORIENTED]
     load = os.getloadavg()[0]
     cells = []
     for cell in todo:
@@ -211,9 +246,25 @@ def main() -> None:
         print(" ".join(map(str, cell)), _show(cells[-1]), flush=True)
     result = {**environment(args.seed), "load_before": load}
     result |= {"device": args.device, "memory_cap": MEMORY_CAP, "cells": cells}
-    path = write(f"assignment-{args.device}", result)
-    fill(ROOT / "docs" / "benchmarks.md", f"assignment-{args.device}", table(result))
-    print(table(result), f"\nWrote {path} and docs/benchmarks.md")
+    name = f"assignment-{'oriented-' * args.oriented}{args.device}"
+    text = (oriented_table if args.oriented else table)(result)
+    path = write(name, result)
+    fill(ROOT / "docs" / "benchmarks.md", name, text)
+    print(text, f"\nWrote {path} and docs/benchmarks.md")
+
+
+def _describe(result: dict[str, Any]) -> str:
+    """Return where and how the figures were taken."""
+    cuda, versions = result["device"] == "cuda", result["versions"]
+    device = result["machine"]["gpu"] if cuda else f"one core of {result['machine']['cpu']}"
+    cap = "" if cuda else f", at most {MEMORY_CAP // 2**30} GB a process"
+    clock = "Time" if cuda else "Processor time of one thread"
+    made = f"ultralytics {versions['ultralytics']}, torch {versions['torch']}, commit {result['commit'][:10]}"
+    return f"{device}{cap}; {made}. {clock} and peak memory over the inputs."
+
+
+def _load(result: dict[str, Any]) -> str:
+    return f"The machine's load (processes ready to run) before the start was {result['load_before']:.1f}."
 
 
 def _show(cell: dict[str, Any] | None) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from .candidates import CANDIDATES, GridShapes, per_level
+from .candidates import CANDIDATES, ROOM, Candidates, GridShapes, per_level
 from .distance import DISTANCES, ISOTROPIC
 from .resolve import CONFLICTS, box_area, box_sides, resolve_conflicts
 from .rotated import rotated_candidates
@@ -161,11 +161,12 @@ def rfla_select(
     w, h = box_sides(boxes)[..., None, None].unbind(2)  # each (B, G, 1, 1)
     rf = per_level(rf_sizes, boxes)[:, None]
 
-    def stage(rf: Tensor, k: Tensor, k_max: int) -> Selection:
+    def look(k: int) -> Candidates:
         if oriented and distance not in ISOTROPIC:
-            found = rotated_candidates(boxes, grid_shapes, strides, k_max)
-        else:
-            found = find(centers, grid_shapes, strides, k_max)
+            return rotated_candidates(boxes, grid_shapes, strides, k)
+        return find(centers, grid_shapes, strides, k)
+
+    def stage(found: Candidates, rf: Tensor, k: Tensor, k_max: int) -> Selection:
         scores = score_fn(found.dx, found.dy, w, h, rf).flatten(2)  # (B, G, N), N = levels * candidates
         valid = found.valid.flatten(2) & gt_mask.bool().unsqueeze(-1)
         return Selection(found.anchor.flatten(2), take(scores, valid, k, k_max), scores)
@@ -173,9 +174,12 @@ def rfla_select(
     num_anchors = sum(rows * columns for rows, columns in grid_shapes)
     k_max, k_later = (min(k, num_anchors) for k in (max(topk[0], topk_max), topk[1]))
     k = (topk[0] * box_area(boxes).clamp(min=0).sqrt() / TOPK_SIDE).round().long().clamp(topk[0], k_max)
-    stages = [stage(rf, k, k_max)]
+    found = look(k_max)
+    stages = [stage(found, rf, k, k_max)]
     if k_later:
-        stages.append(stage(rf * decay, torch.full_like(k, k_later), k_later))
+        if not k_later <= k_max <= k_later + ROOM:  # else the same candidates, a few more
+            found = look(k_later)
+        stages.append(stage(found, rf * decay, torch.full_like(k, k_later), k_later))
     return stages
 
 

@@ -103,14 +103,17 @@ def load_weights(model: Any, weights: Any) -> None:
 
 def describe_moved(model: Any, dfl_range: str | tuple[float, float] | None) -> str | None:
     """Return in words that a setting moves the bins of boxes that were trained with others, or None if it does not."""
-    old, new = choose_bins(model, None), choose_bins(model, dfl_range)
-    if old is None or new is None or _boxes_are_new(model.model[-1]):
+    head, new = model.model[-1], choose_bins(model, dfl_range)
+    if new is None or _boxes_are_new(head):
         return None
+    old = _places(head)
     if np.allclose(old, new, atol=1e-2):  # a checkpoint holds them in half precision
         return None
+    oriented = isinstance(head, OBB)
+    mover, remedy = ("task obb", "") if oriented else ("dfl_range", "; leave it out to keep them")
     return (
-        f"dfl_range moves the bins from {old[0]:g} to {old[1]:g} cells, which the boxes of these weights were trained "
-        f"with, to {new[0]:g} to {new[1]:g}: all boxes change and are learned anew; leave it out to keep them"
+        f"{mover} moves the bins from {old[0]:g} to {old[1]:g} cells, which the boxes of these weights were trained "
+        f"with, to {new[0]:g} to {new[1]:g}: all boxes change and are learned anew{remedy}"
     )
 
 
@@ -128,6 +131,7 @@ def choose_bins(model: Any, dfl_range: str | tuple[float, float] | None) -> tupl
     """Return where the bins of a model stand in training: the distances of the first and the last, cells.
 
     Where the setting says, or where they are: the checkpoint was trained with them, or `place_bins` put them there.
+    Those of oriented boxes are Ultralytics' own, also where a detector with others has given the weights.
 
     Args:
         model: An Ultralytics model.
@@ -139,10 +143,9 @@ def choose_bins(model: Any, dfl_range: str | tuple[float, float] | None) -> tupl
     head = model.model[-1]
     if head.reg_max == 1:
         return None
-    if dfl_range == "stock":
+    if dfl_range == "stock" or isinstance(head, OBB):
         return 0.0, float(head.reg_max - 1)
-    first, *_, last = head.dfl.conv.weight.flatten().tolist()
-    return (first, last) if dfl_range is None else (float(dfl_range[0]), float(dfl_range[1]))
+    return _places(head) if dfl_range is None else (float(dfl_range[0]), float(dfl_range[1]))
 
 
 def place_bins(model: Any) -> None:
@@ -238,6 +241,12 @@ def check_bins(model: Any, dfl_range: str | tuple[float, float] | None) -> None:
         raise ValueError(
             f"dfl_range {dfl_range!r} is for heads with a distance distribution (DFL), not for reg_max {head.reg_max}"
         )
+
+
+def _places(head: Any) -> tuple[float, float]:
+    """Return where the first and the last bin of a head stand, cells."""
+    first, *_, last = head.dfl.conv.weight.flatten().tolist()
+    return first, last
 
 
 def _place(head: Any, dfl_range: tuple[float, float]) -> Tensor:

@@ -130,8 +130,12 @@ def build_checked(
 
     Raises:
         ValueError: If images were dropped, lists files, lines and values; where none is left in any case. If images
-            hold more than 8 bits a value, lists them. If labels are boxes where the task needs more.
+            hold more than 8 bits a value, lists them. If labels are boxes where the task needs more, or the data does
+            not say which keypoints it has.
     """
+    if args.task == "pose" and "kpt_shape" not in data:
+        file = data.get("yaml_file", "")
+        raise ValueError(f"data {file}: no kpt_shape, which task 'pose' needs, e.g. kpt_shape: [17, 3]")
     form = 1 if args.single_cls else len(data["names"]), tuple(data["kpt_shape"]) if args.task == "pose" else None
     merged = args.single_cls and data.get("yaml_file")  # its names are those of the merged class by now
     check_classes(args.classes, check_det_dataset(data["yaml_file"])["names"] if merged else data["names"])

@@ -28,6 +28,7 @@ from .trainer import TRAINERS
 from .validator import MAX_DET
 
 NO_BRANCH = "nms=False: {model} was exported without a one-to-one branch; its boxes go through suppression"
+MAX_ORIENTED = 1000  # detections of a file that suppresses oriented boxes: it lays out all pairs of 5 times as many
 COARSEST = 32  # px, the least stride of a backbone's last layer
 TASKS = ", ".join(map(repr, TRAINERS))
 
@@ -160,14 +161,15 @@ class RFLAYOLO(YOLO):
             raise ValueError(f"model: {self.model} is an exported file; export takes a checkpoint (.pt)")
         name = check_request(kwargs.get("format"), kwargs.get("nms"), self._has_branches())
         self._log_branch("exporting", kwargs)
+        room = self.overrides.get("max_det", MAX_ORIENTED if self.task == "obb" and kwargs.get("nms") else MAX_DET)
         if not kwargs.get("dynamic"):  # one size of image: there are no more boxes than anchors
             strides = self.model.stride.tolist()
             imgsz = kwargs.get("imgsz") or self.model.args["imgsz"]
             height, width = check_imgsz(imgsz, stride=int(input_strides(self.model).max()), min_dim=2)
             anchors = sum(int(height / stride) * int(width / stride) for stride in strides)
-            kwargs.setdefault("max_det", min(self._max_det(), anchors))
+            room = min(room, anchors)
         with safely(name), patch.object(self.model, "stride", input_strides(self.model)):
-            file = super().export(**{"max_det": self._max_det(), **kwargs})
+            file = super().export(**{"max_det": room, **kwargs})
         if name == "openvino" and BaseBackend.read_metadata(file)["args"].get("quantize") in FULL_PRECISION:
             keep_float32(file)
         return file

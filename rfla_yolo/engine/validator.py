@@ -258,9 +258,9 @@ class RFLAValidator(DetectionValidator):
         path = find_annotations(data, self.args.split or "val")
         if path and not self.args.single_cls and self.args.classes is None:
             names = {int(i): str(name) for i, name in data["names"].items()}
-            self._truth = self._truth_from_file(path, self.dataloader.dataset.im_files, names)
-            boxes = self._truth.objects.bbox
-            if len(boxes) and (boxes.shape[1] == 5) != self.oriented:
+            box = "rbox" if self.oriented else "bbox"
+            self._truth = self._truth_from_file(path, self.dataloader.dataset.im_files, names, box)
+            if (self._truth.objects.bbox.shape[1] == 5) != self.oriented:
                 needs, holds = ("boxes (bbox)", "oriented boxes (rbox)")[:: -1 if self.oriented else 1]
                 raise ValueError(f"annotations {path}: holds {holds}, task {self.args.task!r} needs {needs}")
 
@@ -275,7 +275,7 @@ class RFLAValidator(DetectionValidator):
             self.load_annotations(self.data)
 
     @staticmethod
-    def _truth_from_file(path: Path, im_files: list[str], names: dict[int, str]) -> _Truth:
+    def _truth_from_file(path: Path, im_files: list[str], names: dict[int, str], box: str) -> _Truth:
         """Match the images of a COCO file by name, and its categories by name or, failing that, by order."""
         coco = read_json(path, "annotations")
         load_inputs(coco, None)  # says what is wrong with the file, if anything
@@ -285,7 +285,7 @@ class RFLAValidator(DetectionValidator):
             missing = len(coco["images"]) - len(image_ids)
             LOGGER.warning(f"annotations {path}: {missing} of {len(coco['images'])} images are not in the dataset")
         categories = match_categories(coco, names, f"annotations {path}")
-        inputs = load_inputs(coco, None, image_ids.values())
+        inputs = load_inputs(coco, None, image_ids.values(), box)
         place = {image["id"]: i for i, image in enumerate(inputs.images)}
         place_of_class = {category["id"]: k for k, category in enumerate(inputs.categories)}
         labels = np.full(max(names) + 1, -1, dtype=np.int32)
@@ -353,6 +353,13 @@ class RFLAPoseValidator(PoseValidator, RFLAValidator):
     """`RFLAValidator` of keypoints: Ultralytics' metrics of boxes and keypoints, and AP by size of the boxes."""
 
     get_desc = _heading(PoseValidator)
+
+    def init_metrics(self, model: Any) -> None:
+        """Set up the metrics; raise ValueError where the data has other keypoints than the model."""
+        super().init_metrics(model)
+        drawn, labelled = (list(shape) for shape in (model.kpt_shape, self.kpt_shape))
+        if drawn != labelled:
+            raise ValueError(f"kpt_shape: the model draws keypoints of shape {drawn}, the data has {labelled}")
 
 
 class RFLAOBBValidator(OBBValidator, RFLAValidator):

@@ -45,6 +45,7 @@ def load_inputs(
     annotations: str | Path | Json,
     predictions: str | Path | Sequence[Json] | None,
     image_ids: Iterable[Any] | None = None,
+    box: str = "bbox",
 ) -> Inputs:
     """Load and check ground truth and detections; what was passed in stays as it was.
 
@@ -55,6 +56,7 @@ def load_inputs(
             None for the ground truth alone. The boxes of both are ``rbox`` where the entries have one (centre x,
             centre y, width, height in px, angle in radians, the width along (cos, sin)), else ``bbox``.
         image_ids: Images to keep; all by default.
+        box: Kind of the boxes where there are none at all, "bbox" or "rbox".
 
     Returns:
         The checked inputs.
@@ -75,7 +77,7 @@ def load_inputs(
         LOGGER.warning(f"{found_name}: no detections at all")
     images, categories = (_Known(truth[part], part, truth_name) for part in ("images", "categories"))
     kinds = _kind_of_boxes(truth["annotations"], truth_name, "annotation"), _kind_of_boxes(found, found_name, "entry")
-    box = kinds[0] or kinds[1] or "bbox"
+    box = kinds[0] or kinds[1] or box
     if None not in kinds and kinds[0] != kinds[1]:
         other, name = (truth_name, found_name) if kinds[1] == "rbox" else (found_name, truth_name)
         raise ValueError(f"{name} has oriented boxes (rbox), {other} has none; both must be of one kind")

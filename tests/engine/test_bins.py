@@ -12,7 +12,7 @@ import yaml
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel, OBBModel
-from ultralytics.utils.loss import BboxLoss, v8DetectionLoss
+from ultralytics.utils.loss import BboxLoss, RotatedBboxLoss, v8DetectionLoss, v8OBBLoss
 from ultralytics.utils.ops import xywh2xyxy
 from ultralytics.utils.tal import bbox2dist
 
@@ -25,6 +25,8 @@ from rfla_yolo.engine.bins import (
     RangedBboxLoss,
     choose_bins,
     describe_cut,
+    describe_moved,
+    load_weights,
     place_bins,
     use_bins,
     why_kept,
@@ -430,3 +432,20 @@ def test_trained_checkpoint_holds_them_and_runs_in_plain_ultralytics(tiny_set, t
     again = RFLAYOLO(last)  # fine-tuned without the setting
     again.train(**given, project=str(tmp_path), name="again", assigner=assigner)
     assert "DFL bins from -0.75 to 4.5 cells" in (tmp_path / "again" / "rfla.yaml").read_text()
+
+
+def test_oriented_boxes_take_their_own_bins_from_a_detector_with_others():
+    detector = network("yolov8n.yaml")
+    use_bins(detector, v8DetectionLoss(detector), (-0.75, 5.5))
+    detector.model[-1].bias_init()
+    for layer in detector.model[-1].cv2:
+        layer[-1].bias.data += 0.01  # trained
+    model = OBBModel("yolov8n-obb.yaml", nc=2, verbose=False)
+    model.args = get_cfg()
+    load_weights(model, detector)
+    assert model.model[-1].dfl.conv.weight[0, 0] == -0.75
+    assert "task obb moves the bins from -0.75 to 5.5 cells" in describe_moved(model, choose_bins(model, None))
+    criterion = v8OBBLoss(model)
+    assert use_bins(model, criterion, None) is None and type(criterion.bbox_loss) is RotatedBboxLoss
+    assert model.model[-1].dfl.conv.weight.flatten().tolist() == criterion.proj.tolist() == list(range(BINS))
+    assert describe_moved(model, choose_bins(model, None)) is None

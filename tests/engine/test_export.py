@@ -257,6 +257,13 @@ class TestRoom:
         found = AutoBackend(file)(torch.rand(1, 3, 320, 320))
         assert found.shape == (1, boxes, 6) and (found[0, :, 4] > 0).all()
 
+    def test_suppression_of_oriented_boxes(self, tmp_path):
+        """Their file lays out all pairs of five times as many."""
+        model = RFLAYOLO("yolov8n-obb.yaml")
+        torch.save({"model": model.model.half()}, tmp_path / "obb.pt")
+        file = RFLAYOLO(tmp_path / "obb.pt").export(format="onnx", imgsz=320, nms=True)
+        assert AutoBackend(file)(torch.rand(1, 3, 320, 320)).shape == (1, 1000, 7)
+
 
 class TestRequests:
     @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import OBBModel, PoseModel, SegmentationModel
 from ultralytics.utils import ASSETS
@@ -402,7 +404,39 @@ def test_figures_of_oriented_boxes_are_of_oriented_boxes(tmp_path, tiny_sets, la
     assert RFLAYOLO(tmp_path / "run/weights/best.pt").val(name="turned", **options).evaluation["AP75"] < 0.1
 
 
+def test_oriented_ground_truth_without_objects_has_no_figures(tmp_path, train):
+    root = train("yolo26n-obb")
+    info = {**yaml.safe_load((root / "set/set.yaml").read_text()), "path": str(root / "set")}
+    images = [{"id": i + 1, "file_name": f"{i}.png", "width": 64, "height": 64} for i in range(8)]
+    names = [{"id": 1, "name": "bright"}, {"id": 2, "name": "dark"}]
+    (tmp_path / "none.json").write_text(json.dumps({"images": images, "categories": names, "annotations": []}))
+    (tmp_path / "set.yaml").write_text(yaml.safe_dump(info | {"annotations": {"val": str(tmp_path / "none.json")}}))
+    options = {**OPTIONS, "data": str(tmp_path / "set.yaml"), "project": str(tmp_path)}
+    found = RFLAYOLO(root / "run/weights/best.pt").val(name="val", **options)
+    assert found.evaluation["AP"] is None and found.evaluation.num_detections > 0
+
+
 class TestRefused:
+    @pytest.mark.parametrize("exported", [False, True])
+    def test_a_model_of_other_keypoints(self, tmp_path, train, exported):
+        root = train("yolo26n-pose")
+        weights = root / "run/weights/best.pt"
+        if exported:
+            weights = RFLAYOLO(weights).export(format="torchscript", imgsz=64)
+        shutil.copytree(root / "set", tmp_path / "set", ignore=shutil.ignore_patterns("*.cache"))
+        for file in (tmp_path / "set/labels").rglob("*.txt"):  # keypoints without visibility
+            rows = np.loadtxt(file, ndmin=2) if file.stat().st_size else np.zeros((0, 14))
+            np.savetxt(file, np.delete(rows, [7, 10, 13], 1), "%g")
+        info = {**yaml.safe_load((root / "set/set.yaml").read_text()), "path": str(tmp_path / "set")}
+        del info["kpt_shape"]
+        for name, shape in (("none", {}), ("two", {"kpt_shape": [3, 2]})):
+            (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**info, **shape}))
+        options = {"imgsz": 64, "project": str(tmp_path)}
+        with pytest.raises(ValueError, match=r"data .*none\.yaml: no kpt_shape, which task 'pose' needs"):
+            RFLAYOLO(weights).val(data=str(tmp_path / "none.yaml"), **options)
+        with pytest.raises(ValueError, match=r"model draws keypoints of shape \[3, 3\], the data has \[3, 2\]"):
+            RFLAYOLO(weights).val(data=str(tmp_path / "two.yaml"), **options)
+
     @pytest.mark.parametrize("task", ["classify", "semantic", "depth", "boxes"])
     def test_other_tasks(self, task):
         with pytest.raises(ValueError, match=f"task must be one of 'detect', 'segment', 'pose', 'obb', not '{task}'"):
