@@ -2,8 +2,8 @@
 
 ``python benchmarks/assignment.py`` prints a table, writes ``benchmarks/results/assignment-cpu.json`` (or ``-cuda``) and
 fills the table of ``docs/benchmarks.md``; with ``--oriented`` that of oriented boxes against the same boxes upright.
-Every cell runs in a process of its own under a memory cap, so that "out of memory" is a result. Ratios are between cells
-of one run on one machine.
+Every cell runs in a process of its own under a memory cap, so that "out of memory" is a result. Ratios are between
+cells of one run on one machine.
 """
 
 from __future__ import annotations
