@@ -34,6 +34,7 @@ TITLES = {
     "dense": "the same, dense, loops",
     "tal": "Ultralytics TAL",
 }
+FORMS = ("rfla", "paper")  # of TITLES, those of this package
 ORIENTED = ("axis-aligned", "oriented")
 OBJECTS = (50, 500, 2000, 2667)  # 2667: the fullest image of AI-TOD
 MEMORY_CAP = 18 * 2**30  # bytes
@@ -50,19 +51,25 @@ def make_boxes(batch: int, objects: int, seed: int, device: str) -> tuple[torch.
     return boxes.to(device), labels.to(device), torch.ones(batch, objects, 1, device=device)
 
 
+def configure(name: str) -> tuple[Any, list[float]]:
+    """Return the settings of one of `FORMS`, and its receptive fields, px."""
+    from rfla_yolo import RFLAConfig
+
+    config = RFLAConfig() if name == "rfla" else RFLAConfig.take_from({"preset": "paper"})[0]
+    return config, [s * config.scale for s in STRIDES] if name == "rfla" else list(PAPER_RF_SIZES)
+
+
 def make_assigner(name: str) -> Any:
     """Return a function with the call of Ultralytics' assigner."""
     from ultralytics.utils.tal import TaskAlignedAssigner
 
-    from rfla_yolo import RFLAConfig
     from rfla_yolo.engine import RFLAAssigner
 
     if name == "tal":
         tal = TaskAlignedAssigner(topk=10, num_classes=CLASSES, alpha=0.5, beta=6.0, stride=list(STRIDES))
         return lambda *args, **kwargs: tal(*args)
     if name != "dense":
-        config = RFLAConfig() if name == "rfla" else RFLAConfig.take_from({"preset": "paper"})[0]
-        rf_sizes = [s * config.scale for s in STRIDES] if name == "rfla" else PAPER_RF_SIZES
+        config, rf_sizes = configure(name)
         rfla = RFLAAssigner(CLASSES, STRIDES, rf_sizes, config)
         rfla.grid_shapes = GRID
         return lambda *args, **kwargs: rfla(*args)
@@ -96,17 +103,16 @@ def assignment_cell(name: str, batch: int, objects: int, seed: int, device: str)
 
 def oriented_cell(oriented: bool, name: str, batch: int, objects: int, seed: int, device: str) -> Any:
     """Return the call to measure: one assignment by `rfla_assign`, of boxes at random angles or of the same upright."""
-    from rfla_yolo import RFLAConfig, rfla_assign
+    from rfla_yolo import rfla_assign
     from rfla_yolo.assign.resolve import box_sides
 
-    config = RFLAConfig() if name == "rfla" else RFLAConfig.take_from({"preset": "paper"})[0]
+    config, rf_sizes = configure(name)
     boxes, _, mask = make_boxes(batch, objects, seed, device)
     if oriented:
         angle = torch.rand(batch, objects, 1, generator=torch.Generator().manual_seed(seed)) * torch.pi
         boxes = torch.cat(((boxes[..., :2] + boxes[..., 2:]) / 2, box_sides(boxes), angle.to(device)), -1)
-    fields = [s * 2 for s in STRIDES] if name == "rfla" else PAPER_RF_SIZES
     options = {key: getattr(config, key) for key in ("topk", "topk_max", "decay", "distance", "conflict")}
-    return lambda: rfla_assign(boxes, mask.squeeze(-1).bool(), GRID, STRIDES, fields, **options)
+    return lambda: rfla_assign(boxes, mask.squeeze(-1).bool(), GRID, STRIDES, rf_sizes, **options)
 
 
 def step_cell(name: str, batch: int, objects: int, seed: int, device: str) -> Any:
@@ -206,13 +212,12 @@ def table(result: dict[str, Any]) -> str:
 def oriented_table(result: dict[str, Any]) -> str:
     """Return the result for oriented boxes as Markdown."""
     cells = {(c["kind"], c["assigner"], c["batch"], c["objects"]): c for c in result["cells"]}
-    names = ("rfla", "paper")
-    heads = [f"{TITLES[name]}, {kind}" for name in names for kind in (*ORIENTED, "ratio of times")]
+    heads = [f"{TITLES[name]}, {kind}" for name in FORMS for kind in (*ORIENTED, "ratio of times")]
     lines = [f"{_describe(result)} `rfla_assign`, {SIZE} px, P2-P5.", ""]
     lines += ["| batch | objects an image | " + " | ".join(heads) + " |", "|---" * (len(heads) + 2) + "|"]
     for shape in sorted({(c["batch"], c["objects"]) for c in result["cells"]}):
         row = list(map(str, shape))
-        for name in names:
+        for name in FORMS:
             pair = [cells[(kind, name, *shape)] for kind in ORIENTED]
             row += [*map(_show, pair), f"{pair[1]['seconds'] / pair[0]['seconds']:.2f}"]
         lines.append("| " + " | ".join(row) + " |")
@@ -237,8 +242,7 @@ def main() -> None:
     ]
     todo += [("step", name, b, n) for b in step_batches for n in OBJECTS for name in TITLES]
     if args.oriented:
-        names = ("rfla", "paper")
-        todo = [(kind, name, b, n) for b in (1, 16) for n in OBJECTS for name in names for kind in ORIENTED]
+        todo = [(kind, name, b, n) for b in (1, 16) for n in OBJECTS for name in FORMS for kind in ORIENTED]
     load = os.getloadavg()[0]
     cells = []
     for cell in todo:

@@ -106,7 +106,7 @@ def describe_moved(model: Any, dfl_range: str | tuple[float, float] | None) -> s
     head, new = model.model[-1], choose_bins(model, dfl_range)
     if new is None or _boxes_are_new(head):
         return None
-    old = _places(head)
+    old = _ends(head)
     if np.allclose(old, new, atol=1e-2):  # a checkpoint holds them in half precision
         return None
     oriented = isinstance(head, OBB)
@@ -145,7 +145,7 @@ def choose_bins(model: Any, dfl_range: str | tuple[float, float] | None) -> tupl
         return None
     if dfl_range == "stock" or isinstance(head, OBB):
         return 0.0, float(head.reg_max - 1)
-    return _places(head) if dfl_range is None else (float(dfl_range[0]), float(dfl_range[1]))
+    return _ends(head) if dfl_range is None else (float(dfl_range[0]), float(dfl_range[1]))
 
 
 def place_bins(model: Any) -> None:
@@ -243,7 +243,7 @@ def check_bins(model: Any, dfl_range: str | tuple[float, float] | None) -> None:
         )
 
 
-def _places(head: Any) -> tuple[float, float]:
+def _ends(head: Any) -> tuple[float, float]:
     """Return where the first and the last bin of a head stand, cells."""
     first, *_, last = head.dfl.conv.weight.flatten().tolist()
     return first, last

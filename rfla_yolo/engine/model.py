@@ -161,7 +161,7 @@ class RFLAYOLO(YOLO):
             raise ValueError(f"model: {self.model} is an exported file; export takes a checkpoint (.pt)")
         name = check_request(kwargs.get("format"), kwargs.get("nms"), self._has_branches())
         self._log_branch("exporting", kwargs)
-        room = self.overrides.get("max_det", MAX_ORIENTED if self.task == "obb" and kwargs.get("nms") else MAX_DET)
+        room = self._max_det(MAX_ORIENTED if self.task == "obb" and kwargs.get("nms") else MAX_DET)
         if not kwargs.get("dynamic"):  # one size of image: there are no more boxes than anchors
             strides = self.model.stride.tolist()
             imgsz = kwargs.get("imgsz") or self.model.args["imgsz"]
@@ -202,9 +202,9 @@ class RFLAYOLO(YOLO):
         elif given.get("nms") is False and not file.end2end:
             LOGGER.warning(NO_BRANCH.format(model=self.model))
 
-    def _max_det(self) -> int:
+    def _max_det(self, default: int = MAX_DET) -> int:
         """Return the limit of detections an image that holds where a call gives none."""
-        return self.overrides.get("max_det", MAX_DET)
+        return self.overrides.get("max_det", default)
 
     def tune(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: Ultralytics' tuner starts its own command, which would train with TAL in silence."""

@@ -238,6 +238,13 @@ def convert(data, task):
         data.write_text(data.read_text() + "kpt_shape: [3, 3]\n")
 
 
+def ground_truth(annotations):
+    """COCO of the images of a set of squares."""
+    images = [{"id": i + 1, "file_name": f"{i}.png", "width": 64, "height": 64} for i in range(8)]
+    names = [{"id": 1, "name": "bright"}, {"id": 2, "name": "dark"}]
+    return {"images": images, "categories": names, "annotations": annotations}
+
+
 PARTS = {"seg": ("B", "M"), "pose": ("B", "P"), "obb": ("B",)}
 OPTIONS = {"imgsz": 64, "plots": False, "conf": 1e-4}
 
@@ -407,9 +414,7 @@ def test_figures_of_oriented_boxes_are_of_oriented_boxes(tmp_path, tiny_sets, la
 def test_oriented_ground_truth_without_objects_has_no_figures(tmp_path, train):
     root = train("yolo26n-obb")
     info = {**yaml.safe_load((root / "set/set.yaml").read_text()), "path": str(root / "set")}
-    images = [{"id": i + 1, "file_name": f"{i}.png", "width": 64, "height": 64} for i in range(8)]
-    names = [{"id": 1, "name": "bright"}, {"id": 2, "name": "dark"}]
-    (tmp_path / "none.json").write_text(json.dumps({"images": images, "categories": names, "annotations": []}))
+    (tmp_path / "none.json").write_text(json.dumps(ground_truth([])))
     (tmp_path / "set.yaml").write_text(yaml.safe_dump(info | {"annotations": {"val": str(tmp_path / "none.json")}}))
     options = {**OPTIONS, "data": str(tmp_path / "set.yaml"), "project": str(tmp_path)}
     found = RFLAYOLO(root / "run/weights/best.pt").val(name="val", **options)
@@ -487,10 +492,7 @@ class TestRefused:
 
     def test_annotations_without_oriented_boxes(self, tiny_set, tmp_path):
         entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4]}
-        images = [{"id": i + 1, "file_name": f"{i}.png", "width": 64, "height": 64} for i in range(8)]
-        names = [{"id": 1, "name": "bright"}, {"id": 2, "name": "dark"}]
-        coco = {"images": images, "categories": names, "annotations": [entry]}
-        (tmp_path / "truth.json").write_text(json.dumps(coco))
+        (tmp_path / "truth.json").write_text(json.dumps(ground_truth([entry])))
         convert(tiny_set, "obb")
         tiny_set.write_text(tiny_set.read_text() + f"annotations: {{val: {tmp_path / 'truth.json'}}}\n")
         with pytest.raises(
