@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -21,12 +22,26 @@ class Candidates(NamedTuple):
         valid: False where there is no such anchor, bool, (B, G, L, P).
         dx: Object centre minus anchor point, px, (B, G, L, P).
         dy: The same for the vertical axis.
+        rank: Anchors of that level which are known to be at least as near as a candidate, itself among them; of all
+            candidates, rising, P numbers.
+        order: Which candidates these are, long, (P,).
     """
 
     anchor: Tensor
     valid: Tensor
     dx: Tensor
     dy: Tensor
+    rank: Sequence[int]
+    order: Tensor
+
+    def nearest(self, k: int) -> Candidates:
+        """Return those that are enough for a smaller k."""
+        count = bisect_right(self.rank, k + ROOM)
+        if count == len(self.rank):
+            return self
+        order = self.order[:count]
+        anchor, valid, dx, dy = (value.index_select(-1, order) for value in (self.anchor, self.valid, self.dx, self.dy))
+        return Candidates(anchor, valid, dx, dy, self.rank[:count], torch.arange(count, device=order.device))
 
 
 def per_level(values: Sequence[float], like: Tensor) -> Tensor:
@@ -60,7 +75,9 @@ def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequenc
     cells = centers.unsqueeze(-1) / stride  # (B, G, 2, L), in cells of each level
     columns, col_valid, dx = _nearest(cells[:, :, 0], centers[..., :1], width, stride, across)
     rows, row_valid, dy = _nearest(cells[:, :, 1], centers[..., 1:], height, stride, down)
-    row, column = (axis.expand(*rows.shape[:-1], -1) for axis in _star(down, across, k + ROOM))
+    rank = sorted(i * j for i in range(1, len(down) + 1) for j in range(1, min(len(across), (k + ROOM) // i) + 1))
+    star = ((down + 1)[:, None] * (across + 1)).flatten().argsort(stable=True)[: len(rank)]
+    row, column = (axis.expand(*rows.shape[:-1], -1) for axis in (star // len(across), star % len(across)))
 
     first = [0]
     for h, w in grid_shapes[:-1]:
@@ -68,16 +85,8 @@ def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequenc
     start = per_level(first, rows)[:, None]
     anchor = start + rows.gather(-1, row) * per_level(width, rows)[:, None] + columns.gather(-1, column)
     valid = row_valid.gather(-1, row) & col_valid.gather(-1, column)  # (B, G, L, P)
-    return Candidates(anchor.masked_fill(~valid, 0), valid, dx.gather(-1, column), dy.gather(-1, row))
-
-
-def _star(down: Tensor, across: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """Return row and column of the candidates as places by nearness from 0, each (P,); nothing waits for the device."""
-    columns = across.shape[0]
-    count = sum(min(columns, limit // i) for i in range(1, down.shape[0] + 1))
-    inside = (down + 1)[:, None] * (across + 1) <= limit
-    star = inside.flatten().long().argsort(descending=True, stable=True)[:count]
-    return star // columns, star % columns
+    order = torch.arange(len(rank), device=centers.device)
+    return Candidates(anchor.masked_fill(~valid, 0), valid, dx.gather(-1, column), dy.gather(-1, row), rank, order)
 
 
 def _nearest(

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from .candidates import CANDIDATES, ROOM, Candidates, GridShapes, per_level
+from .candidates import CANDIDATES, Candidates, GridShapes, per_level
 from .distance import DISTANCES, ISOTROPIC
 from .resolve import CONFLICTS, box_area, box_sides, resolve_conflicts
 from .rotated import rotated_candidates
@@ -152,19 +152,12 @@ def rfla_select(
 
     boxes = gt_bboxes.float()
     oriented = boxes.shape[-1] == 5
-    if (
-        oriented
-    ):  # an object of NaN or infinity takes nothing, as an axis-aligned one, and must not index by its numbers
+    if oriented:  # an object of NaN or infinity takes nothing, as an axis-aligned one: its numbers must not index
         sound = boxes.isfinite().all(-1)
         boxes, gt_mask = boxes.masked_fill(~sound.unsqueeze(-1), 0), gt_mask.bool() & sound
     centers = boxes[..., :2] if oriented else (boxes[..., :2] + boxes[..., 2:]) / 2
     w, h = box_sides(boxes)[..., None, None].unbind(2)  # each (B, G, 1, 1)
     rf = per_level(rf_sizes, boxes)[:, None]
-
-    def look(k: int) -> Candidates:
-        if oriented and distance not in ISOTROPIC:
-            return rotated_candidates(boxes, grid_shapes, strides, k)
-        return find(centers, grid_shapes, strides, k)
 
     def stage(found: Candidates, rf: Tensor, k: Tensor, k_max: int) -> Selection:
         scores = score_fn(found.dx, found.dy, w, h, rf).flatten(2)  # (B, G, N), N = levels * candidates
@@ -174,12 +167,13 @@ def rfla_select(
     num_anchors = sum(rows * columns for rows, columns in grid_shapes)
     k_max, k_later = (min(k, num_anchors) for k in (max(topk[0], topk_max), topk[1]))
     k = (topk[0] * box_area(boxes).clamp(min=0).sqrt() / TOPK_SIDE).round().long().clamp(topk[0], k_max)
-    found = look(k_max)
-    stages = [stage(found, rf, k, k_max)]
+    if oriented and distance not in ISOTROPIC:
+        found = rotated_candidates(boxes, grid_shapes, strides, max(k_max, k_later))
+    else:
+        found = find(centers, grid_shapes, strides, max(k_max, k_later))
+    stages = [stage(found.nearest(k_max), rf, k, k_max)]
     if k_later:
-        if not k_later <= k_max <= k_later + ROOM:  # else the same candidates, a few more
-            found = look(k_later)
-        stages.append(stage(found, rf * decay, torch.full_like(k, k_later), k_later))
+        stages.append(stage(found.nearest(k_later), rf * decay, torch.full_like(k, k_later), k_later))
     return stages
 
 

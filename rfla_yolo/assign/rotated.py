@@ -25,25 +25,32 @@ class _Objects(NamedTuple):
     y: Tensor
     cos: Tensor
     sin: Tensor
-    w2: Tensor
-    h2: Tensor
+    w: Tensor
+    h: Tensor
+    slope: Tensor  # how far the least q moves down from a column to the next, px per px
+
+    @classmethod
+    def of(cls, boxes: Tensor) -> _Objects:
+        x, y, w, h, angle = boxes.unsqueeze(-1).unbind(2)
+        cos, sin, w, h = torch.cos(angle), torch.sin(angle), w + EPS, h + EPS
+        slope = cos * sin * (1 / w**2 - 1 / h**2) / ((sin / w) ** 2 + (cos / h) ** 2)
+        return cls(x, y, cos, sin, w, h, slope)
+
+    def unsqueeze(self) -> _Objects:
+        return _Objects(*(value.unsqueeze(-1) for value in self))
 
     def offset(self, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         """Turn an offset into the object's own axes, px."""
         return dx * self.cos + dy * self.sin, dy * self.cos - dx * self.sin
 
+    def best_y(self, dx: Tensor) -> Tensor:
+        """Return where q is least in a column of anchors, px."""
+        return self.y + dx * self.slope
+
     def form(self, dx: Tensor, dy: Tensor) -> Tensor:
         """Return q of an offset."""
         u, v = self.offset(dx, dy)
-        return u**2 / self.w2 + v**2 / self.h2
-
-    def best_y(self, dx: Tensor) -> Tensor:
-        """Return where q is least in a column of anchors, px."""
-        mixed = self.cos * self.sin * (1 / self.w2 - 1 / self.h2)
-        return self.y + dx * mixed / (self.sin**2 / self.w2 + self.cos**2 / self.h2)
-
-    def unsqueeze(self) -> _Objects:
-        return _Objects(*(value.unsqueeze(-1) for value in self))
+        return (u / self.w) ** 2 + (v / self.h) ** 2
 
 
 def rotated_candidates(objects: Tensor, grid_shapes: GridShapes, strides: Sequence[float], k: int) -> Candidates:
@@ -65,8 +72,7 @@ def rotated_candidates(objects: Tensor, grid_shapes: GridShapes, strides: Sequen
     Returns:
         The candidates; their ``dx`` and ``dy`` are the offsets along the object's own axes, u and v.
     """
-    x, y, w, h, angle = objects.unsqueeze(-1).unbind(2)  # each (B, G, 1)
-    which = _Objects(x, y, torch.cos(angle), torch.sin(angle), (w + EPS) ** 2, (h + EPS) ** 2)
+    which = _Objects.of(objects)
     size = k + ROOM
     most_columns, most_rows = (min(size, max(shape[axis] for shape in grid_shapes)) for axis in (1, 0))
     pairs = zip(grid_shapes, strides)
@@ -75,44 +81,59 @@ def rotated_candidates(objects: Tensor, grid_shapes: GridShapes, strides: Sequen
     for height, width in grid_shapes[:-1]:
         first.append(first[-1] + height * width)
     numbers = (strides, [h for h, _ in grid_shapes], [w for _, w in grid_shapes], first)
-    stride, rows, columns, start = (per_level(values, x)[:, None, None] for values in numbers)  # each (L, 1, 1)
-    which, column = which.unsqueeze().unsqueeze(), column.unsqueeze(-1)
+    stride, rows, columns, start = (per_level(values, objects)[:, None] for values in numbers)  # each (L, 1)
 
-    found: list[tuple[Tensor, ...]] = []
+    which, column = which.unsqueeze(), column.to(objects.dtype)
+    dx = which.x - (column + 0.5) * stride
+    walk = torch.stack((column, *_walk(which.best_y(dx) / stride - 0.5, rows)), -1)  # (B, G, L, C, 4)
+    places: list[Tensor] = []  # column and row of the candidates, (2, B, G, L, ...)
+    ranks: list[Tensor] = []
+    rank: list[int] = []
     begin = 1
     while begin <= most_rows:
         end = min(2 * begin, most_rows + 1)
-        j = torch.arange(begin, end, device=x.device)
-        dx = which.x - (column + 0.5) * stride
-        row = _nearest_row(which.best_y(dx) / stride - 0.5, rows, j)  # (B, G, L, columns, end - begin)
-        u, v = which.offset(dx, which.y - (row + 0.5) * stride)
-        valid = (column < columns) & (j <= rows)
-        anchor = (start + row * columns + column).long().masked_fill(~valid, 0)
-        found.append(tuple(value.flatten(-2) for value in (anchor, valid.expand_as(anchor), u, v)))
+        column, nearest, side, here = walk.unbind(-1)
+        j = torch.arange(begin, end + 1, device=column.device)
+        row = _nearest_row(nearest, side, here, rows, j)  # (B, G, L, columns, end - begin + 1)
+        row, following = row[..., :-1], row[..., -1]
+        places.append(torch.stack((column.unsqueeze(-1).expand_as(row), row)).flatten(-2))
+        by_column = (torch.arange(row.shape[-2], device=column.device) + 1) * begin
+        ranks.append(by_column.unsqueeze(-1).expand(row.shape[-2:]).flatten())
+        rank += [(c + 1) * begin for c in range(row.shape[-2]) for _ in range(row.shape[-1])]
         begin = end
         if begin <= most_rows:
-            row = _nearest_row(which.best_y(dx) / stride - 0.5, rows, j.new_full((1,), begin))
-            q = which.form(dx, which.y - (row + 0.5) * stride)
+            q = which.form(which.x - (column + 0.5) * stride, which.y - (following + 0.5) * stride)
             q = q.masked_fill((column >= columns) | (begin > rows), float("inf"))
-            column = column.gather(3, q.topk(min(size // begin, q.shape[3]), 3, largest=False).indices)
-    return Candidates(*(torch.cat(parts, -1) for parts in zip(*found)))
+            best = q.topk(min(size // begin, q.shape[3]), 3, largest=False).indices
+            walk = walk.gather(3, best.unsqueeze(-1).expand(*best.shape, 4))
+
+    column, row = torch.cat(places, -1)  # each (B, G, L, P)
+    u, v = which.offset(which.x - (column + 0.5) * stride, which.y - (row + 0.5) * stride)
+    valid = (column < columns) & (row >= 0) & (row < rows)
+    anchor = (start + row * columns + column).long().masked_fill(~valid, 0)
+    return Candidates(anchor, valid, u, v, sorted(rank), torch.cat(ranks).argsort(stable=True))
 
 
-def _nearest_row(middle: Tensor, rows: Tensor, j: Tensor) -> Tensor:
-    """Return the existing row that is j-th nearest to a place, in rows; j from 1 to the number of rows."""
+def _walk(middle: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the existing row nearest to a place, the side of the next, -1 or 1, and how many rows lie there."""
     nearest = middle.round().minimum(rows - 1).clamp(min=0)
-    side = torch.where(middle < nearest, -1.0, 1.0)  # where the second nearest lies, if there is one
-    here = torch.where(side > 0, rows - 1 - nearest, nearest)  # rows on that side
+    side = torch.where(middle < nearest, -1.0, 1.0)
+    return nearest, side, torch.where(side > 0, rows - 1 - nearest, nearest)
+
+
+def _nearest_row(nearest: Tensor, side: Tensor, here: Tensor, rows: Tensor, j: Tensor) -> Tensor:
+    """Return the j-th row of each column's `_walk`, j from 1; beyond the number of rows, places outside the grid."""
+    here, rows = here.unsqueeze(-1), rows.unsqueeze(-1)
     there = rows - 1 - here
     step = torch.where(j % 2 == 0, j // 2, -(j // 2))  # in turn on this side and on the other
     step = torch.where(j > 2 * here + 1, here + 1 - j, step)  # until one of them has come to an end
     step = torch.where(j > 2 * there + 2, j - there - 1, step)
-    return nearest + side * step
+    return nearest.unsqueeze(-1) + side.unsqueeze(-1) * step
 
 
 def _best_columns(which: _Objects, rows: int, columns: int, stride: float, most: int) -> Tensor:
-    """Return the columns of a level by their best row, as float, (B, G, most); where there are fewer, others follow."""
+    """Return the columns of a level by their best row, (B, G, most); where there are fewer, others follow."""
     dx = which.x - (torch.arange(columns, device=which.x.device) + 0.5) * stride  # (B, G, columns)
     row = (which.best_y(dx) / stride - 0.5).round().clamp(0, rows - 1)
     best = which.form(dx, which.y - (row + 0.5) * stride).topk(min(most, columns), largest=False).indices
-    return pad(best.to(which.x.dtype), (0, most - best.shape[-1]), value=columns)
+    return pad(best, (0, most - best.shape[-1]), value=columns)

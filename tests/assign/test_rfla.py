@@ -118,7 +118,8 @@ class TestAgainstOracle:
             assert len(grid_shapes) == 1
             offset = (centers.unsqueeze(2) - points).view(*centers.shape[:2], 1, -1, 2)
             index = torch.arange(len(points)).expand(offset.shape[:-1])
-            return Candidates(index, torch.ones_like(index, dtype=torch.bool), offset[..., 0], offset[..., 1])
+            valid = torch.ones_like(index, dtype=torch.bool)
+            return Candidates(index, valid, offset[..., 0], offset[..., 1], [1] * len(points), index[0, 0, 0])
 
         monkeypatch.setitem(CANDIDATES, "dense", dense)
         corner = torch.rand(2, 40, 2) * 100

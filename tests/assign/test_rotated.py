@@ -35,13 +35,14 @@ def dense(objects, grid_shapes, strides, rf_sizes, k):
     return torch.stack(taken)
 
 
-def selected(objects, grid_shapes, strides, rf_sizes, k):
-    """The same by way of the candidates."""
-    found = rotated_candidates(objects[None], grid_shapes, strides, int(k.max()))
+def selected(objects, grid_shapes, strides, rf_sizes, k, looked):
+    """The same by way of the candidates, looked for with a k that may be larger."""
+    k_max = int(k.max())
+    found = rotated_candidates(objects[None], grid_shapes, strides, max(k_max, looked)).nearest(k_max)
     w, h = objects[:, 2, None, None], objects[:, 3, None, None]
     r = torch.tensor(rf_sizes, dtype=torch.float32)[:, None]
     scores = kl_score(found.dx, found.dy, w, h, r).flatten(2)
-    taken = select_topk(scores, found.valid.flatten(2), k[None], int(k.max()))[0]
+    taken = select_topk(scores, found.valid.flatten(2), k[None], k_max)[0]
     total = sum(rows * columns for rows, columns in grid_shapes)
     result = torch.zeros(len(objects), total + 1, dtype=torch.bool)
     return result.scatter(1, found.anchor.flatten(2)[0].masked_fill(~taken, total), True)[:, :total]
@@ -78,17 +79,19 @@ def cases(draw):
 
 
 @settings(max_examples=1500, deadline=None)
-@given(cases())
-def test_equals_a_dense_search(case):
-    assert torch.equal(selected(*case), dense(*case))
+@given(cases(), st.sampled_from([0, 12, 40]))
+def test_equals_a_dense_search(case, looked):
+    assert torch.equal(selected(*case, looked), dense(*case))
 
 
 @pytest.mark.parametrize("ratio", [1.0, 100.0])
 def test_their_number_depends_on_k_alone(ratio):
     for k, most in ((3, 40), (30, 230)):
         objects = torch.tensor([[[400.0, 400.0, 200.0, 200.0 / ratio, 0.7]]])
-        found = rotated_candidates(objects, [(200, 200), (100, 100)], [4, 8], k)
-        assert k <= found.anchor.shape[-1] <= most
+        for looked in (k, 100):
+            found = rotated_candidates(objects, [(200, 200), (100, 100)], [4, 8], looked).nearest(k)
+            assert k <= found.anchor.shape[-1] <= most
+            assert len(found.rank) == found.anchor.shape[-1]
 
 
 @st.composite

@@ -50,7 +50,11 @@ def test_it_is_ultralytics_assigner(scene, near, topk):
     shared = labels.view(1, -1, 1).float().repeat(2, 1, 1), boxes.repeat(2, 1, 1)
     _, _, targets, positive, gt = stock(scores, predicted, points, *shared, rows)
     real = positive & (targets.sum(-1) > 0)
-    assert torch.equal(found, torch.where(real, gt.long(), -1))
+    # An object with fewer aligned anchors takes others to fill its number, which ones the sort leaves open: anchors
+    # that are taken so, or by an alignment whose target is too small for a float, are not compared.
+    taken, alignment, _ = stock.get_pos_mask(scores, predicted, *shared, points, rows)
+    open_to_chance = ((taken > 0) & (alignment < 1e-30)).any(1)
+    assert torch.equal(found.where(~open_to_chance, -1), gt.long().where(real & ~open_to_chance, -1))
 
 
 @settings(deadline=None, max_examples=100)
