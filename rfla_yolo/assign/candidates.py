@@ -22,26 +22,25 @@ class Candidates(NamedTuple):
         valid: False where there is no such anchor, bool, (B, G, L, P).
         dx: Object centre minus anchor point, px, (B, G, L, P).
         dy: The same for the vertical axis.
-        rank: Anchors of that level which are known to be at least as near as a candidate, itself among them; of all
-            candidates, rising, P numbers.
-        order: Which candidates these are, long, (P,).
+        rank: Anchors of that level which are known to be at least as near as the candidate, itself among them, (P,).
+        ranks: The same numbers, rising, known without waiting for the device.
     """
 
     anchor: Tensor
     valid: Tensor
     dx: Tensor
     dy: Tensor
-    rank: Sequence[int]
-    order: Tensor
+    rank: Tensor
+    ranks: Sequence[int]
 
     def nearest(self, k: int) -> Candidates:
         """Return those that are enough for a smaller k."""
-        count = bisect_right(self.rank, k + ROOM)
-        if count == len(self.rank):
+        count = bisect_right(self.ranks, k + ROOM)
+        if count == len(self.ranks):
             return self
-        order = self.order[:count]
-        anchor, valid, dx, dy = (value.index_select(-1, order) for value in (self.anchor, self.valid, self.dx, self.dy))
-        return Candidates(anchor, valid, dx, dy, self.rank[:count], torch.arange(count, device=order.device))
+        few = self.rank.argsort(stable=True)[:count]
+        anchor, valid, dx, dy, rank = (value.index_select(-1, few) for value in self[:5])
+        return Candidates(anchor, valid, dx, dy, rank, self.ranks[:count])
 
 
 def per_level(values: Sequence[float], like: Tensor) -> Tensor:
@@ -75,8 +74,9 @@ def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequenc
     cells = centers.unsqueeze(-1) / stride  # (B, G, 2, L), in cells of each level
     columns, col_valid, dx = _nearest(cells[:, :, 0], centers[..., :1], width, stride, across)
     rows, row_valid, dy = _nearest(cells[:, :, 1], centers[..., 1:], height, stride, down)
-    rank = sorted(i * j for i in range(1, len(down) + 1) for j in range(1, min(len(across), (k + ROOM) // i) + 1))
-    star = ((down + 1)[:, None] * (across + 1)).flatten().argsort(stable=True)[: len(rank)]
+    ranks = sorted(i * j for i in range(1, len(down) + 1) for j in range(1, min(len(across), (k + ROOM) // i) + 1))
+    rank, star = ((down + 1)[:, None] * (across + 1)).flatten().sort(stable=True)
+    rank, star = rank[: len(ranks)], star[: len(ranks)]
     row, column = (axis.expand(*rows.shape[:-1], -1) for axis in (star // len(across), star % len(across)))
 
     first = [0]
@@ -85,8 +85,7 @@ def window_candidates(centers: Tensor, grid_shapes: GridShapes, strides: Sequenc
     start = per_level(first, rows)[:, None]
     anchor = start + rows.gather(-1, row) * per_level(width, rows)[:, None] + columns.gather(-1, column)
     valid = row_valid.gather(-1, row) & col_valid.gather(-1, column)  # (B, G, L, P)
-    order = torch.arange(len(rank), device=centers.device)
-    return Candidates(anchor.masked_fill(~valid, 0), valid, dx.gather(-1, column), dy.gather(-1, row), rank, order)
+    return Candidates(anchor.masked_fill(~valid, 0), valid, dx.gather(-1, column), dy.gather(-1, row), rank, ranks)
 
 
 def _nearest(

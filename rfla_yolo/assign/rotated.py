@@ -87,8 +87,8 @@ def rotated_candidates(objects: Tensor, grid_shapes: GridShapes, strides: Sequen
     dx = which.x - (column + 0.5) * stride
     walk = torch.stack((column, *_walk(which.best_y(dx) / stride - 0.5, rows)), -1)  # (B, G, L, C, 4)
     places: list[Tensor] = []  # column and row of the candidates, (2, B, G, L, ...)
-    ranks: list[Tensor] = []
-    rank: list[int] = []
+    rank: list[Tensor] = []
+    ranks: list[int] = []
     begin = 1
     while begin <= most_rows:
         end = min(2 * begin, most_rows + 1)
@@ -98,8 +98,8 @@ def rotated_candidates(objects: Tensor, grid_shapes: GridShapes, strides: Sequen
         row, following = row[..., :-1], row[..., -1]
         places.append(torch.stack((column.unsqueeze(-1).expand_as(row), row)).flatten(-2))
         by_column = (torch.arange(row.shape[-2], device=column.device) + 1) * begin
-        ranks.append(by_column.unsqueeze(-1).expand(row.shape[-2:]).flatten())
-        rank += [(c + 1) * begin for c in range(row.shape[-2]) for _ in range(row.shape[-1])]
+        rank.append(by_column.unsqueeze(-1).expand(row.shape[-2:]).flatten())
+        ranks += [(c + 1) * begin for c in range(row.shape[-2]) for _ in range(row.shape[-1])]
         begin = end
         if begin <= most_rows:
             q = which.form(which.x - (column + 0.5) * stride, which.y - (following + 0.5) * stride)
@@ -111,7 +111,7 @@ def rotated_candidates(objects: Tensor, grid_shapes: GridShapes, strides: Sequen
     u, v = which.offset(which.x - (column + 0.5) * stride, which.y - (row + 0.5) * stride)
     valid = (column < columns) & (row >= 0) & (row < rows)
     anchor = (start + row * columns + column).long().masked_fill(~valid, 0)
-    return Candidates(anchor, valid, u, v, sorted(rank), torch.cat(ranks).argsort(stable=True))
+    return Candidates(anchor, valid, u, v, torch.cat(rank), sorted(ranks))
 
 
 def _walk(middle: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -119,7 +119,7 @@ class TestAgainstOracle:
             offset = (centers.unsqueeze(2) - points).view(*centers.shape[:2], 1, -1, 2)
             index = torch.arange(len(points)).expand(offset.shape[:-1])
             valid = torch.ones_like(index, dtype=torch.bool)
-            return Candidates(index, valid, offset[..., 0], offset[..., 1], [1] * len(points), index[0, 0, 0])
+            return Candidates(index, valid, offset[..., 0], offset[..., 1], valid[0, 0, 0].long(), [1] * len(points))
 
         monkeypatch.setitem(CANDIDATES, "dense", dense)
         corner = torch.rand(2, 40, 2) * 100

@@ -91,7 +91,8 @@ def test_their_number_depends_on_k_alone(ratio):
         for looked in (k, 100):
             found = rotated_candidates(objects, [(200, 200), (100, 100)], [4, 8], looked).nearest(k)
             assert k <= found.anchor.shape[-1] <= most
-            assert len(found.rank) == found.anchor.shape[-1]
+            assert len(found.rank) == len(found.ranks) == found.anchor.shape[-1]
+            assert found.rank.sort().values.tolist() == found.ranks
 
 
 @st.composite
